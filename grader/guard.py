@@ -1,0 +1,183 @@
+"""What a submission must not touch: the functions that judge it, and the frames that call it.
+
+One interpreter runs the suite and the submission, so this is a fence, not a wall: names are
+compared with a snapshot taken before the submission was loaded, and the interpreter's own audit
+events tell when the submission's code reaches for frames, traces or the collector. An attempt
+that does earns nothing and says why. What must be proof against malice is graded in a process
+and a sandbox of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
+from typing import Any
+
+_PLAIN = (
+    "torch",
+    "torch.nn.functional",
+    "torch.nn",
+    "torch.linalg",
+    "torch.autograd",
+    "torch.autograd.gradcheck",
+    "torch.testing",
+    "torch.testing._comparison",
+    "torch.utils._python_dispatch",
+    "torch.overrides",
+    "torch.optim",
+    "time",
+    "gc",
+    "math",
+    "os",
+    "json",
+    "signal",
+    "builtins",
+    "random",
+    "inspect",
+    "pytest",
+    "_pytest.runner",
+    "_pytest.reports",
+    "_pytest.python",
+    "_pytest.outcomes",
+    "_pytest.main",
+    "_pytest.raises",
+    "pluggy._callers",
+    "pluggy._hooks",
+    "pytest_jsonreport.plugin",
+)
+_CLASSES = (
+    "torch.Tensor",
+    "torch.nn.Module",
+    "torch.nn.Parameter",
+    "torch.autograd.Function",
+    "_pytest.runner.CallInfo",
+    "_pytest.reports.TestReport",
+    "_pytest.python.Function",
+    "pytest_jsonreport.plugin.JSONReport",
+    "pytest_jsonreport.plugin.JSONReportBase",
+)
+# `torch.cuda` and friends fill themselves in on first use; a name that is new is nobody's theft.
+_LAZY = frozenset({"__warningregistry__", "__builtins__", "_"})
+
+_EVENTS = {
+    "sys._getframe": "reads the frames of its caller (sys._getframe)",
+    "sys._current_frames": "reads the frames of other code (sys._current_frames)",
+    "sys._current_exceptions": "reads the exceptions of other code (sys._current_exceptions)",
+    "sys.settrace": "sets a trace function (sys.settrace)",
+    "sys.setprofile": "sets a profile function (sys.setprofile)",
+    "sys.monitoring.register_callback": "registers a monitoring callback",
+    "gc.get_objects": "searches the memory of the checks (gc.get_objects)",
+    "gc.get_referrers": "searches the memory of the checks (gc.get_referrers)",
+    "gc.get_referents": "searches the memory of the checks (gc.get_referents)",
+    "sys.addaudithook": "adds an audit hook",
+    "code.__new__": "builds code objects",
+}
+_ATTRIBUTES = frozenset({"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_code", "f_locals"})
+# Reading a frame through these is still the submission's reading.
+_MIDDLEMEN = ("inspect.py", "traceback.py", "logging/__init__.py", "warnings.py")
+
+
+@dataclass
+class Finding:
+    """One thing a submission did that no answer needs."""
+
+    text: str
+    line: int | None = None
+
+
+@dataclass
+class Guard:
+    """A snapshot of what judges, and the audit events of one submission's file."""
+
+    file: str = ""  # the submission's, once it is loaded; "" switches the audit off
+    findings: list[Finding] = field(default_factory=list)
+    _namespaces: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
+    _codes: list[tuple[str, FunctionType, Any]] = field(default_factory=list)
+
+    def snapshot(self) -> None:
+        """Remember the identity of every public name that judges or measures."""
+        self._namespaces = [
+            (name, space, {k: v for k, v in vars(space).items() if k not in _LAZY})
+            for name, space in _spaces()
+        ]
+        self._codes = [
+            (f"{name}.{key}", value, value.__code__)
+            for name, _, names in self._namespaces
+            for key, value in names.items()
+            if isinstance(value, FunctionType)
+        ]
+
+    def compare(self) -> list[Finding]:
+        """Put back every name that was replaced and say which ones they were."""
+        found = []
+        for name, space, names in self._namespaces:
+            now = vars(space)
+            for key, value in names.items():
+                if now.get(key, _GONE) is not value:
+                    setattr(space, key, value)
+                    found.append(Finding(f"replaces {name}.{key}"))
+        for name, function, code in self._codes:
+            if function.__code__ is not code:
+                function.__code__ = code
+                found.append(Finding(f"replaces the code of {name}"))
+        return found
+
+    def take(self) -> list[Finding]:
+        """Return what was found since the last call: replaced names and audit events."""
+        found = [*self.findings, *self.compare()]
+        self.findings.clear()
+        return found
+
+    def watch(self) -> None:
+        """Listen to the interpreter's audit events from now on; there is no way back."""
+        getframe = sys._getframe
+        findings = self.findings
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            if not self.file:
+                return
+            what = _EVENTS.get(event)
+            if what is None:
+                if event != "object.__getattr__" or args[1] not in _ATTRIBUTES:
+                    return
+                what = f"reads the frames of its caller ({args[1]})"
+            file, self.file = self.file, ""  # our own reading of frames is no finding
+            try:
+                line = _line_in(getframe(1), file)
+                if line is not None and len(findings) < 20:
+                    findings.append(Finding(what, line))
+            finally:
+                self.file = file
+
+        sys.addaudithook(hook)
+
+
+_GONE = object()
+
+
+def _line_in(frame: Any, file: str) -> int | None:
+    """The line of `file` that asked, directly or through a reader of frames."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name == file:
+            return int(frame.f_lineno)
+        if not name.endswith(_MIDDLEMEN):
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _spaces() -> Iterator[tuple[str, Any]]:
+    for name in _PLAIN:
+        if isinstance(module := sys.modules.get(name), ModuleType):
+            yield name, module
+    for path in _CLASSES:
+        module_name, _, name = path.rpartition(".")
+        space = getattr(sys.modules.get(module_name), name, None)
+        if space is not None:
+            yield path, space
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith("grader.") and module is not None and name != __name__:
+            yield name, module
