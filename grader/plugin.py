@@ -301,7 +301,7 @@ def tampered(found: list[Any], source: loading.Source | None) -> Tampered:
 # --- what a case says -------------------------------------------------------------------------
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_json_runtest_metadata(item: pytest.Item, call: pytest.CallInfo[None]) -> dict[str, Any]:
     """Say in one dict how the case ended; the command reads nothing else about it."""
     __tracebackhide__ = True
