@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -124,6 +125,7 @@ class Exercise:
     limits: Limits
     source: Path  # solutions/day23
     folder: Path  # exercises/day23
+    budget_seconds: float = 5.0  # CPU time of the whole suite on the reference
 
     @property
     def suite(self) -> Path:
@@ -282,3 +284,51 @@ class Attempt:
     def is_solved(self) -> bool:
         """Whether every check that counts passed."""
         return self.verdict is Verdict.PASSED
+
+    @property
+    def counts(self) -> bool:
+        """Whether the learner's code got to answer a check; only then is it an attempt."""
+        unanswered = (Status.WAITING, Status.TODO, Status.SKIPPED)
+        answered = any(o.status not in unanswered for o in self.outcomes)
+        return answered and self.verdict not in (Verdict.NOT_STARTED, Verdict.BROKEN)
+
+    @property
+    def summary(self) -> AttemptSummary:
+        """What lists, curves and counts need of it."""
+        return AttemptSummary(
+            exercise=self.exercise,
+            number=self.number,
+            started=self.started,
+            seconds=self.seconds,
+            verdict=self.verdict,
+            passed=self.passed,
+            counted=self.counted,
+            earned=self.score.earned,
+            possible=self.score.possible,
+            skipped=self.score.skipped,
+            statuses={o.check.name: o.status for o in self.outcomes},
+            selected=self.selected,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptSummary:
+    """An attempt without its messages: what lists, curves and counts need."""
+
+    exercise: str
+    number: int
+    started: datetime
+    seconds: float
+    verdict: Verdict
+    passed: int
+    counted: int
+    earned: int
+    possible: int
+    skipped: int
+    statuses: Mapping[str, Status]  # name of a check -> how it ended, in the order of the suite
+    selected: bool = False  # only part of the suite ran
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether every check of the exercise that counts passed."""
+        return self.verdict is Verdict.PASSED and not self.selected
