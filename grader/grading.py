@@ -1,0 +1,201 @@
+"""An exercise and a submission in, an attempt out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from grader import runner, source, verdict
+from grader.course import Course
+from grader.errors import CourseError, EnvironmentFault, UsageError
+from grader.model import (
+    DEFAULT_SEED,
+    Attempt,
+    Check,
+    Environment,
+    Exercise,
+    Message,
+    Outcome,
+    Status,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a submission is to be graded."""
+
+    tasks: tuple[str, ...] = ()  # names; only their checks
+    checks: tuple[str, ...] = ()  # names; only these
+    seed: int = DEFAULT_SEED
+    device: str = "auto"
+    speed: bool = True
+    cpu_seconds: float | None = None  # of one check, instead of the exercise's
+    modules: Mapping[str, str] = field(default_factory=dict)  # importable beside it, by name
+
+
+def grade(
+    course: Course,
+    exercise: Exercise,
+    submission: source.Submission,
+    options: Options = Options(),
+    on_start: Callable[[Environment], None] = lambda environment: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    backend: runner.Backend = runner.cold,
+) -> Attempt:
+    """Run the suite on the submission.
+
+    Args:
+        course: where the exercise's data is.
+        exercise: what is graded.
+        submission: the files as they were read.
+        options: which checks, which device, which seed.
+        on_start: called once the worker is ready to run checks.
+        on_outcome: called with each outcome as it ends, in the order of the suite.
+        backend: starts the worker.
+
+    Returns:
+        The attempt, not recorded yet (its number is 0).
+
+    Raises:
+        CourseError: the suite is at fault.
+        EnvironmentFault: the device that was asked for is missing, or Python could not start.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    checks = select(exercise, options)
+    attempt = Attempt(
+        exercise=exercise.id,
+        number=0,
+        started=started,
+        seconds=0.0,
+        verdict=Verdict.ERROR,
+        outcomes=(),
+        environment=Environment(seed=options.seed),
+        suite_digest=suite_digest(exercise),
+        files=dict(submission.files),
+        fault=submission.fault,
+        selected=len(checks) < len(exercise.checks),
+        open_tasks=submission.open_tasks,
+    )
+    if submission.fault is not None:
+        return attempt
+    if len(submission.open_tasks) == len(exercise.tasks):
+        return replace(attempt, verdict=Verdict.NOT_STARTED)
+
+    module = exercise.files[0]
+    file, text = submission.display[module], submission.files[module]
+    limits = exercise.limits
+    if options.cpu_seconds is not None:
+        limits = replace(limits, cpu_seconds=options.cpu_seconds)
+    environment = Environment(seed=options.seed)
+    by_name = {check.name: check for check in checks}
+    told: dict[str, Outcome] = {}
+
+    def ready(event: Mapping[str, object]) -> None:
+        nonlocal environment
+        environment = Environment(
+            python=str(event["python"]),
+            torch=str(event["torch"]),
+            device=str(event["device"]),
+            threads=int(str(event["threads"])),
+            seed=options.seed,
+            backend=str(event.get("backend", "cold")),
+        )
+        if options.device not in ("auto", environment.device):
+            raise EnvironmentFault(
+                f"there is no {options.device} device; torch {environment.torch} finds "
+                f"{environment.device} only. grade doctor says more"
+            )
+        on_start(environment)
+
+    def ended(name: str, raw: runner.RawRun) -> None:
+        outcome = verdict.outcome(by_name[name], raw, limits, file, text)
+        told[name] = outcome
+        on_outcome(outcome)
+
+    job = runner.Job(
+        files=_beside(exercise) | submission.files,
+        module=module,
+        display=file,
+        checks=tuple(by_name),
+        open_tasks=submission.open_tasks,
+        modules=options.modules,
+        seed=options.seed,
+        speed=options.speed,
+        limits=limits,
+    )
+    raw = runner.run(lambda: backend(exercise, options.device), job, ready, ended)
+    _hold_to_suite(exercise, raw)
+    fault = verdict.fault(raw, limits, file, text)
+    outcomes = []
+    if fault is None:
+        for check in checks:
+            if check.name not in told:
+                outcome = verdict.outcome(check, raw, limits, file, text)
+                on_outcome(outcome)
+                told[check.name] = outcome
+            outcomes.append(told[check.name])
+    return replace(
+        attempt,
+        seconds=time.monotonic() - clock,
+        verdict=Verdict.ERROR
+        if fault is not None
+        else verdict.verdict(exercise, outcomes, submission.open_tasks),
+        outcomes=tuple(outcomes),
+        environment=environment,
+        fault=fault,
+    )
+
+
+def select(exercise: Exercise, options: Options) -> tuple[Check, ...]:
+    """The checks that the options leave, with those they stand on where checks are named.
+
+    Raises:
+        UsageError: an option names no check of the exercise.
+    """
+    if options.checks:
+        wanted = set(options.checks)
+        unknown = wanted - {check.name for check in exercise.checks}
+        if unknown:
+            raise UsageError(f"{exercise.id} has no check {', '.join(sorted(unknown))}")
+        by_name = {check.name: check for check in exercise.checks}
+        queue = list(wanted)
+        while queue:
+            for other in by_name[queue.pop()].after:
+                if other not in wanted:
+                    wanted.add(other)
+                    queue.append(other)
+        return tuple(check for check in exercise.checks if check.name in wanted)
+    if options.tasks:
+        return tuple(check for check in exercise.checks if check.task in options.tasks)
+    return exercise.checks
+
+
+def suite_digest(exercise: Exercise) -> str:
+    """6 hex digits of the suite's text."""
+    return hashlib.sha256(exercise.suite.read_bytes()).hexdigest()[:6]
+
+
+def not_run(exercise: Exercise, why: str) -> tuple[Outcome, ...]:
+    """An outcome for every check of an attempt that never got to run one."""
+    message = Message("not.run", why)
+    return tuple(Outcome(check, Status.WAITING, message=message) for check in exercise.checks)
+
+
+def _beside(exercise: Exercise) -> dict[str, str]:
+    """The exercise's data, and the shipped form of side files the learner did not hand in."""
+    names = (*exercise.data, *exercise.files[1:])
+    return {name: (exercise.source / name).read_text(encoding="utf-8") for name in names}
+
+
+def _hold_to_suite(exercise: Exercise, raw: runner.RawRun) -> None:
+    """What pytest collects must be what the suite's text declares."""
+    declared = {check.name for check in exercise.checks}
+    if raw.nodes and set(raw.nodes) != declared:
+        odd = sorted(set(raw.nodes) ^ declared)
+        raise CourseError(
+            f"{exercise.suite}: pytest and the suite's text disagree on {', '.join(odd)}"
+        )

@@ -1,0 +1,333 @@
+"""The process that runs a suite: it imports torch, collects, and forks once for every request.
+
+Started as `python -P -m grader.worker SUITE`. Requests come as JSON lines on standard input,
+events leave as JSON lines on what was standard output. The suite is collected and announced
+before any of the learner's text has arrived. Where there is no fork, the first request is served
+in the process itself, and the process ends with it.
+
+Requests: {"nodes", "source", "scratch", "seed", "speed", "limits", "open_tasks", "results"}
+Events:   ready, broken, forked, loaded, unloadable, started, case, done, ended
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grader import loading, plugin
+from grader.guard import Guard
+from grader.model import Limits, Status
+
+_OFF = (
+    "cacheprovider",
+    "junitxml",
+    "pastebin",
+    "stepwise",
+    "doctest",
+    "unittest",
+    "logging",
+    "warnings",
+    "unraisableexception",
+    "threadexception",
+    "faulthandler",
+    "nose",
+    "setuponly",
+    "setupplan",
+    "debugging",
+)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def main() -> int:
+    """Serve requests until standard input ends."""
+    suite = Path(sys.argv[1])
+    device = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+    events = Events(os.dup(1))
+    os.dup2(2, 1)  # what pytest or a library prints is nobody's event
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _one_thread()
+    options = ["-c", str(Path(__file__).with_name("suite.ini")), "--rootdir", str(suite.parent)]
+    options += ["--import-mode=importlib", "--assert=plain", "--capture=no", "-q", "--tb=no"]
+    options += ["--no-header", "--no-summary", "--device", device]
+    for name in _OFF:
+        options += ["-p", f"no:{name}"]
+    options += ["-p", "pytest_jsonreport.plugin", "-p", "grader.plugin", "--json-report"]
+    options += ["--json-report-file=none", "--json-report-omit", "log", "streams", "keywords"]
+    code = pytest.main([*options, "--strict-markers", str(suite)], plugins=[Server(events, device)])
+    return int(code)
+
+
+def _one_thread() -> None:
+    """One thread, set before the first operator: steadier, and a forked child would hang."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class Events:
+    """The way out: one JSON object a line, written whole."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        os.set_inheritable(number, False)
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event."""
+        text = json.dumps({"event": event, **fields}, default=str)
+        data = memoryview(text.encode("utf-8", "backslashreplace") + b"\n")
+        while data:
+            data = data[os.write(self._number, data) :]
+
+
+class Server:
+    """A pytest plugin that answers requests from inside pytest's run loop."""
+
+    def __init__(self, events: Events, device: str) -> None:
+        self._events = events
+        self._device = device
+        self._faults: list[str] = []
+        self._in_child = False
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep why a suite does not load."""
+        if report.failed:
+            self._faults.append(f"{report.nodeid}: {report.longreprtext}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Announce what was collected, then serve."""
+        if self._faults or session.testsfailed:
+            self._events.send("broken", faults=self._faults)
+            return True
+        import torch
+
+        self._events.send(
+            "ready",
+            pid=os.getpid(),
+            python=".".join(map(str, sys.version_info[:3])),
+            torch=str(torch.__version__).partition("+")[0],
+            device=self._name_of_device(),
+            threads=torch.get_num_threads(),
+            nodes=[[item.nodeid, plugin.check_name(item)] for item in session.items],
+        )
+        guard = Guard()
+        guard.snapshot()
+        items = {item.nodeid: item for item in session.items}
+        for request in _requests():
+            chosen = [items[node] for node in request["nodes"]]
+            if not hasattr(os, "fork"):
+                self._serve(session.config, guard, chosen, request)
+                return True
+            # The collector would touch, and so copy, every page that is shared with the child.
+            gc.freeze()
+            child = os.fork()
+            if child == 0:
+                self._serve(session.config, guard, chosen, request)
+                os._exit(0)
+            self._events.send("forked", pid=child)
+            self._events.send("ended", **_wait(child))
+        return True
+
+    def _name_of_device(self) -> str:
+        name = None if self._device == "cpu" else plugin.accelerator()
+        return name or "cpu"
+
+    def _serve(
+        self, config: pytest.Config, guard: Guard, items: list[pytest.Item], request: dict[str, Any]
+    ) -> None:
+        """Run the items on the submission of a request, in a process that ends with it."""
+        try:
+            self._in_child = True
+            limits = Limits(**request["limits"])
+            run = plugin.Session(
+                source=loading.Source(**request["source"]),
+                scratch=Path(request["scratch"]),
+                seed=request["seed"],
+                device=self._device,
+                speed=request["speed"],
+                limits=limits,
+                open_tasks=frozenset(request["open_tasks"]),
+                results={name: Status(value) for name, value in request["results"].items()},
+                guard=guard,
+                capture=plugin.Capture(),
+            )
+            config.stash[plugin.SESSION] = run
+            _confine(run, memory=self._name_of_device() == "cpu")
+            if self._load(run):
+                for number, item in enumerate(items):
+                    following = items[number + 1] if number + 1 < len(items) else None
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                self._events.send("done")
+        except BaseException as error:  # `pytest.exit`, `KeyboardInterrupt`: the case has no end
+            with contextlib.suppress(BaseException):
+                self._events.send("aborted", kind=type(error).__name__, text=str(error)[:500])
+        finally:
+            if hasattr(os, "fork"):
+                os._exit(0)
+
+    def _load(self, run: plugin.Session) -> bool:
+        """Run the learner's file; whether there is anything to check afterwards."""
+        source, guard, capture = run.source, run.guard, run.capture
+        assert source is not None
+        assert guard is not None
+        assert capture is not None
+        plugin.seed_everything(run.seed, "load")
+        guard.watch()
+        guard.file = source.file
+        try:
+            with plugin._limited(run.limits):
+                run.modules[source.file] = loading.load(source)
+            if found := guard.take():
+                raise plugin.tampered(found, source)
+        except BaseException as error:
+            output, truncated = capture.take()
+            self._events.send(
+                "unloadable",
+                output=output,
+                output_truncated=truncated,
+                kind=type(error).__name__,
+                text=_say(error, run),
+                lines=plugin.learner_lines(error, source.file),
+                traceback=plugin.learner_traceback(error, source.file),
+            )
+            return False
+        output, truncated = capture.take()
+        self._events.send("loaded", output=output, output_truncated=truncated)
+        return True
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Say which case is running: if the process dies, it died of this one."""
+        if self._in_child:
+            self._events.send("started", node=nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Send the case as pytest-json-report has it."""
+        if self._in_child:
+            report = self._config._json_report  # type: ignore[attr-defined]
+            self._events.send("case", test=report._json_tests.pop(nodeid))
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Remember where pytest-json-report keeps its tests."""
+        self._config = config
+
+
+def _requests() -> Iterator[dict[str, Any]]:
+    """The requests on standard input; the learner's code finds an empty one in its place."""
+    number = os.dup(0)
+    os.set_inheritable(number, False)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    with os.fdopen(number, "rb") as stream:
+        for line in iter(stream.readline, b""):
+            yield json.loads(line)
+
+
+def _say(error: BaseException, run: plugin.Session) -> str:
+    match error:
+        case plugin.TimeLimit():
+            limits = run.limits or Limits()
+            spent = limits.cpu_seconds if str(error) == "cpu" else limits.wall_seconds
+            return f"stopped after {spent:g} s while the file was imported"
+        case MemoryError():
+            return f"used more than {(run.limits or Limits()).memory_bytes / 2**30:g} GB of memory"
+        case SystemExit():
+            return f"the file ends Python (exit code {error.code}) while it is imported"
+    return str(error).strip().partition("\n")[0][:500]
+
+
+# --- the child and its end --------------------------------------------------------------------
+
+
+def _confine(run: plugin.Session, *, memory: bool) -> None:
+    """Give the child a session, a scratch folder and limits of its own."""
+    assert run.limits is not None
+    assert run.scratch is not None
+    assert run.capture is not None
+    if hasattr(os, "fork"):
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.chdir(run.scratch)
+    run.capture.redirect()
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+    with contextlib.suppress(ImportError):
+        import resource
+
+        limits = {resource.RLIMIT_FSIZE: run.limits.output_bytes, resource.RLIMIT_CORE: 0}
+        if memory:
+            # Address space, not resident memory: a driver reserves far more than it uses, so a
+            # GPU's process has no such limit.
+            limits[resource.RLIMIT_AS] = run.limits.memory_bytes + _address_space()
+        for number, value in limits.items():
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(number, (value, value))
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped already."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 2**30
+
+
+def _wait(child: int) -> dict[str, Any]:
+    """Wait for the child, then end everything it left behind, daemons too."""
+    _, status, usage = os.wait4(child, 0)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    _end_descendants()
+    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    return {
+        "exit": None if signalled else os.WEXITSTATUS(status),
+        "signal": signalled,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def _end_descendants() -> None:
+    """Kill what the child's processes left; as their subreaper this process has inherited them."""
+    import psutil
+
+    for _ in range(100):
+        left = psutil.Process().children(recursive=True)
+        if not left:
+            return
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _prctl(option: int, value: int) -> None:
+    """Linux's `prctl`; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 3
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
