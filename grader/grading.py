@@ -45,6 +45,7 @@ def grade(
     on_start: Callable[[Environment], None] = lambda environment: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     backend: runner.Backend = runner.cold,
+    on_cpu_seconds: Callable[[float], None] = lambda seconds: None,
 ) -> Attempt:
     """Run the suite on the submission.
 
@@ -56,6 +57,7 @@ def grade(
         on_start: called once the worker is ready to run checks.
         on_outcome: called with each outcome as it ends, in the order of the suite.
         backend: starts the worker.
+        on_cpu_seconds: called once with what the checks' processes used.
 
     Returns:
         The attempt, not recorded yet (its number is 0).
@@ -128,6 +130,7 @@ def grade(
         limits=limits,
     )
     raw = runner.run(lambda: backend(exercise, options.device), job, ready, ended)
+    on_cpu_seconds(raw.cpu_seconds)
     _hold_to_suite(exercise, raw)
     fault = verdict.fault(raw, limits, file, text)
     outcomes = []

@@ -130,7 +130,7 @@ class Capture:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of plain pytest; the worker has its own way in."""
     group = parser.getgroup("grader")
-    group.addoption("--submission", metavar="FILE", help="hold FILE to the suite, not the reference")
+    group.addoption("--submission", metavar="FILE", help="hold FILE to the suite")
     group.addoption("--seed", type=int, default=DEFAULT_SEED, help="seed of the inputs")
     group.addoption("--device", default="auto", help="cpu, cuda, mps, xpu or auto")
     group.addoption("--no-speed", action="store_true", help="skip the speed checks")

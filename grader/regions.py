@@ -56,7 +56,7 @@ def _strip(
             match = _BEGIN.match(line)
             if match is None or not match[2] or int(match[2]) not in tasks:
                 raise RegionError(
-                    f"{file}, line {number}: {BEGIN} needs the number of its task, 1 to {len(tasks)}"
+                    f"{file}, line {number}: {BEGIN} needs its task's number, 1 to {len(tasks)}"
                 )
             opened, indent, task = number, match[1], int(match[2])
             yield f"{indent}# TODO {task}: {match[3] or 'your code here'}"
@@ -89,10 +89,10 @@ def _function_lines(text: str, file: str) -> frozenset[int]:
     for number, line in enumerate(lines, start=1):
         if not line.strip().startswith(BEGIN):
             continue
-        code = next(
-            (n for n in range(number, len(lines)) if _is_code(lines[n])), number
-        ) + 1
-        around = [(last - first, is_class) for first, last, is_class in scopes if first <= code <= last]
+        code = next((n for n in range(number, len(lines)) if _is_code(lines[n])), number) + 1
+        around = [
+            (last - first, is_class) for first, last, is_class in scopes if first <= code <= last
+        ]
         if around and not min(around)[1]:
             found.add(number)
     return frozenset(found)

@@ -56,12 +56,16 @@ class RawRun:
     unloadable: dict[str, Any] | None = None
     loaded: dict[str, Any] | None = None
     cut_short: bool = False  # the limit of the whole run was reached
+    cpu_seconds: float = 0.0  # of the processes that served it
 
 
 class Worker(Protocol):
     """A process that has collected one suite and answers requests."""
 
     ready: Mapping[str, Any]
+
+    def wait_until_ready(self) -> None:
+        """Wait until the suite is collected; raises `CourseError` or `EnvironmentFault`."""
 
     def request(self, request: Mapping[str, Any]) -> None:
         """Send one request."""
@@ -72,8 +76,11 @@ class Worker(Protocol):
     def kill_child(self) -> None:
         """End the process that serves the request."""
 
+    def kill(self) -> None:
+        """End the worker: it does not answer any more."""
+
     def close(self) -> None:
-        """End the worker."""
+        """Say that nobody has a request for it any more."""
 
 
 Backend = Callable[[Exercise, str], Worker]
@@ -163,6 +170,10 @@ class ColdWorker:
         else:
             self._process.kill()
 
+    def kill(self) -> None:
+        """End the worker; everything it started ends with it."""
+        self.close()
+
     def close(self) -> None:
         """End the worker; everything it started ends with it."""
         with contextlib.suppress(OSError):
@@ -236,8 +247,7 @@ def run(
         while True:
             if worker is None:
                 worker = start()
-                if isinstance(worker, ColdWorker):
-                    worker.wait_until_ready()
+                worker.wait_until_ready()
                 if not raw.nodes:
                     _take_ready(raw, worker.ready)
                     on_ready(worker.ready)
@@ -254,7 +264,7 @@ def run(
             _fill(scratch, job)
             alive = _serve(worker, job, raw, pending, scratch, limit, on_check)
             if not alive:
-                worker.close()
+                worker.kill()
                 worker = None
     finally:
         if worker is not None:
@@ -302,10 +312,12 @@ def _serve(
     running: str | None = None  # the node that is being run
     whole = False  # the child has run everything it was asked to
     ended: Mapping[str, Any] = {}
+    aborted = ""  # the exception that ended pytest
     late = False
     for _ in range(2):
         try:
-            for event in worker.events(lambda: min(deadline, limit)):
+            # Read anew for every event: a case that has ended moves the deadline.
+            for event in worker.events(lambda: min(deadline, limit)):  # noqa: B023
                 match event["event"]:
                     case "started":
                         running = event["node"]
@@ -327,8 +339,11 @@ def _serve(
                         whole = True
                     case "done":
                         whole = True
+                    case "aborted":
+                        aborted = str(event["kind"])
                     case "ended":
                         ended = event
+                        raw.cpu_seconds += event["cpu_seconds"]
             break
         except TimeoutError:
             late = True
@@ -338,7 +353,11 @@ def _serve(
     if raw.cut_short:
         return bool(ended)
     if not whole:
-        death = {"late": late, **{k: ended.get(k) for k in ("exit", "signal", "peak_bytes")}}
+        death = {
+            "late": late,
+            "aborted": aborted,
+            **{k: ended.get(k) for k in ("exit", "signal", "peak_bytes")},
+        }
         if running is not None:
             raw.deaths[check_of[running]] = death
             on_check(check_of[running], raw)
@@ -354,7 +373,7 @@ def _serve(
 
 def _results(raw: RawRun, check_of: Mapping[str, str]) -> dict[str, str]:
     """What is known from earlier processes of the same run: check name -> status."""
-    known: dict[str, str] = {name: Status.KILLED for name in raw.deaths}
+    known: dict[str, str] = dict.fromkeys(raw.deaths, Status.KILLED)
     for node, test in raw.cases.items():
         status = str(test.get("metadata", {}).get("status", Status.ERROR))
         name = check_of[node]

@@ -7,7 +7,6 @@ from grader.errors import CourseError
 from grader.model import Exercise
 
 
-
 def of(exercise: Exercise) -> dict[str, str]:
     """The pristine files a learner starts from: name -> text.
 

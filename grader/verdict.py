@@ -130,6 +130,8 @@ def _died(check: Check, death: Mapping[str, Any], limits: Limits) -> Outcome:
 
 def ending(death: Mapping[str, Any]) -> str:
     """How a process ended, in words."""
+    if death.get("aborted"):
+        return f"the code raised {death['aborted']}, which ends the whole run"
     number = death.get("signal")
     if number:
         try:
@@ -139,7 +141,10 @@ def ending(death: Mapping[str, Any]) -> str:
         return f"Python crashed: signal {number} ({name})"
     if death.get("exit") is None:
         return "Python was ended from outside (was its parent process killed?)"
-    return f"Python ended (exit code {death['exit']}) before the check did; os._exit does that"
+    return (
+        f"Python ended (exit code {death['exit']}) before the check did; "
+        "os._exit does that, and so does closing every file"
+    )
 
 
 def fault(raw: RawRun, limits: Limits, file: str, text: str) -> Fault | None:

@@ -262,8 +262,8 @@ def _confine(run: plugin.Session, *, memory: bool) -> None:
     os.chdir(run.scratch)
     run.capture.redirect()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     with contextlib.suppress(ImportError):
         import resource
 
