@@ -1,0 +1,318 @@
+"""The command line: words to one command, and the one place that prints an error.
+
+The rooms that a command needs are imported when it is called: `grade --help` imports none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import grader
+from grader.errors import CourseError, GraderError, UsageError
+
+if TYPE_CHECKING:
+    from grader.learner import Choice, Desk
+
+FAULT_OF_GRADE = 3
+INTERRUPTED = 130
+
+EPILOG = """\
+exercises:
+  day23  day01-day07  week4  lecture  all  next  exercises/day23/self_attention.py
+
+exit codes:
+  0 all checks pass   1 some don't   2 wrong use   3 the course is at fault
+  4 the machine lacks something      130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except GraderError as error:
+        _complain(str(error))
+        if isinstance(error, CourseError):
+            _complain("the course is at fault, not your code; nothing was recorded")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `grade status | head` closed its end; what is left must not be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        _complain("this is a fault of grade itself; the lines above say where")
+        return FAULT_OF_GRADE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command; `grade day23` is short for `grade check day23`."""
+    common = _common()
+    top = _Parser(
+        prog="grade",
+        parents=[common],
+        description="Check exercises, and see how far you have come.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="grade [options] EXERCISE...\n       grade VERB [options]",
+    )
+    top.add_argument("--version", action="version", version=f"grade {grader.__version__}")
+    verbs = top.add_subparsers(dest="verb", title="verbs", metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+        made: _Parser = verbs.add_parser(
+            name, help=text, description=text[:1].upper() + text[1:] + ".", parents=[common]
+        )
+        made.set_defaults(run=run)
+        return made
+
+    _add_check(verb("check", "check exercises; the verb may be left out", _check))
+    status = verb("status", "the roadmap: what is done, what is open", _status)
+    status.add_argument("--week", type=int, metavar="N", help="only this week")
+    status.add_argument("--track", metavar="NAME", help="only this track")
+    verb("next", "what to do next", _next)
+    hint = verb("hint", "the next hint for the check to mend first", _hint)
+    hint.add_argument("exercise", nargs="?", help="the exercise; the next one if left out")
+    hint.add_argument("--check", metavar="N.N", help="a hint for this check")
+    hint.add_argument("--all", action="store_true", help="all hints at once")
+    hint.add_argument("--reset", action="store_true", help="count the hints as unseen again")
+    reset = verb("reset", "put the stub back; your answer is kept", _reset)
+    reset.add_argument("exercise", help="the exercise")
+    reset.add_argument("-y", "--yes", action="store_true", help="don't ask")
+    history = verb("history", "attempts: list, compare, bring one back", _history)
+    history.add_argument("exercise", nargs="?", help="the exercise; all if left out")
+    history.add_argument(
+        "--diff",
+        nargs="+",
+        metavar="N",
+        help="what changed between two attempts, or between one and the file",
+    )
+    history.add_argument("--restore", metavar="N", help="bring back attempt N, or save sN")
+    history.add_argument("-y", "--yes", action="store_true", help="don't ask")
+    solution = verb("solution", "the reference, once all checks pass", _solution)
+    solution.add_argument("exercise", help="the exercise")
+    solution.add_argument("--diff", action="store_true", help="beside your own answer")
+    report = verb("report", "write the pages", _report)
+    report.add_argument("--open", action="store_true", help="and open them in the browser")
+    report.add_argument("--out", type=Path, metavar="DIR", help="write them there")
+    doctor = verb("doctor", "what this machine has of what grading needs", _doctor)
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    verbs.add_parser(
+        "author",
+        help="write and maintain exercises: new, generate, verify, preview",
+        add_help=False,
+    )
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Options are written out, so that a new one never changes what an old line means."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        options["allow_abbrev"] = False
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help lists what there is")
+
+
+def _run(words: list[str]) -> int:
+    top = parser()
+    verbs = tuple(_verbs(top))
+    known, rest = _common().parse_known_args(words)
+    if not rest:
+        return _overview(known)
+    if rest[0] == "author":
+        from grader import author
+
+        return author.main(rest[1:], getattr(known, "directory", None))
+    if rest[0] not in verbs and rest[0] not in ("-h", "--help", "--version"):
+        # Options may come before an exercise, but a verb comes first.
+        words = ["check", *words]
+    arguments = top.parse_args(words)
+    arguments.verbs = verbs
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _verbs(top: argparse.ArgumentParser) -> list[str]:
+    action = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return list(action.choices)
+
+
+def _common() -> _Parser:
+    """Options of every command, which may stand before the verb or after it."""
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
+        "-C", "--directory", type=Path, metavar="DIR", help="the course; default: the one around"
+    )
+    common.add_argument("--color", choices=("auto", "always", "never"), help="default: auto")
+    common.add_argument("-q", "--quiet", action="store_true", help="only the last line")
+    common.add_argument("-v", "--verbose", action="store_true", help="all that is known")
+    return common
+
+
+def _add_check(check: argparse.ArgumentParser) -> None:
+    add = check.add_argument
+    add("exercises", nargs="+", metavar="EXERCISE", help="ids, ranges, weeks, tracks, paths")
+    add("--task", action="append", default=[], metavar="N", help="only this task; may repeat")
+    add("--check", action="append", default=[], metavar="N.N", help="only this check; may repeat")
+    add("--failed", action="store_true", help="only what failed last time")
+    add("-x", "--exitfirst", action="store_true", help="stop after an exercise that doesn't pass")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
+    add("--no-speed", action="store_true", help="skip the speed checks")
+    add("--timeout", type=_seconds, metavar="S", help="CPU seconds that a check may take")
+    add("--seed", type=int, metavar="N", help="of the random generators")
+    add("--no-record", action="store_true", help="leave no trace in the history")
+    add("--no-report", action="store_true", help="write no pages")
+    add("--json", action="store_true", help="one JSON document; short for --format json")
+    add("--format", choices=("text", "json"), help="default: text")
+    add("-o", "--output", type=Path, metavar="FILE", help="write the JSON there, and show the text")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds to wait for")
+    return seconds
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from grader import learner, selection
+
+    desk = _desk(arguments)
+    words = [word if word != "next" else learner.next_id(desk) for word in arguments.exercises]
+    others = [verb for verb in arguments.verbs if verb != "check"]
+    selection.exercises(desk.course, words, others)
+    return learner.grade(desk, words, _choice(arguments))
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    from grader.learner import Choice
+    from grader.model import DEFAULT_SEED
+
+    is_json = arguments.json or arguments.format == "json" or arguments.output is not None
+    return Choice(
+        tasks=tuple(arguments.task),
+        checks=tuple(arguments.check),
+        only_failed=arguments.failed,
+        seed=DEFAULT_SEED if arguments.seed is None else arguments.seed,
+        device=arguments.device,
+        has_speed=not arguments.no_speed,
+        seconds=arguments.timeout,
+        stops_early=arguments.exitfirst,
+        is_recorded=not arguments.no_record,
+        has_pages=not arguments.no_report,
+        is_verbose=getattr(arguments, "verbose", False),
+        is_quiet=getattr(arguments, "quiet", False),
+        shows_text=not is_json or arguments.output is not None,
+        json_to=arguments.output,
+        is_json=is_json,
+    )
+
+
+def _overview(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.overview(_desk(arguments))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.status(_desk(arguments), arguments.week, arguments.track)
+
+
+def _next(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.next_step(_desk(arguments))
+
+
+def _hint(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.hint(
+        _desk(arguments),
+        arguments.exercise,
+        arguments.check,
+        shows_all=arguments.all,
+        is_reset=arguments.reset,
+    )
+
+
+def _reset(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.reset(_desk(arguments), arguments.exercise, is_sure=arguments.yes)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    desk, exercise = _desk(arguments), arguments.exercise
+    if arguments.diff is None and arguments.restore is None:
+        return learner.history(desk, exercise)
+    if exercise is None:
+        raise UsageError("--diff and --restore need an exercise: grade history day01 --diff 1 2")
+    if arguments.diff is not None:
+        return learner.compare(desk, exercise, arguments.diff)
+    return learner.restore(desk, exercise, arguments.restore, is_sure=arguments.yes)
+
+
+def _solution(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.solution(_desk(arguments), arguments.exercise, is_diff=arguments.diff)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.report(_desk(arguments), arguments.out, is_opened=arguments.open)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from grader import course, doctor, terminal
+
+    try:
+        found = course.find(getattr(arguments, "directory", None))
+    except UsageError:
+        found = None
+    out = terminal.of(sys.stdout, getattr(arguments, "color", "auto"))
+    return doctor.run(out, found, is_json=arguments.json)
+
+
+def _desk(arguments: argparse.Namespace) -> Desk:
+    from grader import course, terminal
+    from grader.learner import Desk
+
+    color = getattr(arguments, "color", "auto")
+    out = terminal.of(sys.stdout, color)
+    return Desk(
+        course=course.find(getattr(arguments, "directory", None)),
+        out=out,
+        err=terminal.of(sys.stderr, color),
+        now=datetime.now().astimezone(),
+        can_ask=sys.stdin is not None and sys.stdin.isatty() and out.is_terminal,
+    )
+
+
+def _complain(text: str) -> None:
+    from grader import terminal
+
+    sys.stdout.flush()
+    terminal.of(sys.stderr).write(f"grade: {terminal.safe(text)}")

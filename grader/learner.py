@@ -1,0 +1,604 @@
+"""The learner's commands. Each reads like the list of what it does."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from grader import console, feedback, files, grading, records, roadmap, screens, selection, source
+from grader.console import Closing
+from grader.course import Course
+from grader.errors import GraderError, UsageError
+from grader.history import History, HistoryError
+from grader.model import (
+    DEFAULT_SEED,
+    Attempt,
+    AttemptSummary,
+    Check,
+    Environment,
+    Exercise,
+    Outcome,
+    Status,
+    Verdict,
+)
+from grader.terminal import Terminal
+
+OK, NOT_PASSED = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every command works with."""
+
+    course: Course
+    out: Terminal
+    err: Terminal
+    now: datetime  # aware, in the learner's time zone
+    can_ask: bool = False  # a person sits there to answer
+
+    def warn(self, text: str) -> None:
+        """Say what went wrong beside the matter itself."""
+        self.err.write(f"grade: {text}")
+
+    @property
+    def database(self) -> Path:
+        """Where the history is."""
+        return self.course.reports / "history.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How `grade day23` is to go about it."""
+
+    tasks: tuple[str, ...] = ()  # numbers or names
+    checks: tuple[str, ...] = ()  # numbers
+    only_failed: bool = False
+    seed: int = DEFAULT_SEED
+    device: str = "auto"
+    has_speed: bool = True
+    seconds: float | None = None
+    stops_early: bool = False  # after the first exercise that doesn't pass
+    is_recorded: bool = True
+    has_pages: bool = True
+    is_verbose: bool = False
+    is_quiet: bool = False
+    shows_text: bool = True
+    json_to: Path | None = None  # None: to the terminal's stream, when `is_json`
+    is_json: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    """What an attempt has brought so far; enough to keep it when it is interrupted."""
+
+    report: console.Report | None
+    environment: Environment = field(default_factory=Environment)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def start(self, environment: Environment) -> None:
+        self.environment = environment
+        if self.report is not None:
+            self.report.start(environment)
+
+    def outcome(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if self.report is not None:
+            self.report.outcome(outcome)
+
+
+def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
+    """Grade exercises: show how each check ends, keep the attempt, write its page."""
+    ids = selection.exercises(desk.course, words)
+    graded: list[tuple[Exercise, Attempt]] = []
+    documents = []
+    with _history_or_warning(desk, is_wanted=choice.is_recorded) as kept:
+        for place, id in enumerate(ids):
+            if place and choice.shows_text and not choice.is_quiet:
+                desk.out.write()
+            exercise = desk.course.exercise(id)
+            attempt, document = _grade_one(desk, kept, exercise, choice)
+            graded.append((exercise, attempt))
+            documents.append(document)
+            if choice.stops_early and not _has_passed(attempt):
+                break
+        if choice.shows_text and len(ids) > 1:
+            console.several(desk.out, graded)
+        if choice.is_json:
+            _write_json(desk, documents[0] if len(ids) == 1 else records.results(documents), choice)
+        if choice.has_pages and choice.is_recorded and kept is not None:
+            _write_pages(desk, kept, [exercise for exercise, _ in graded])
+    return OK if all(_has_passed(attempt) for _, attempt in graded) else NOT_PASSED
+
+
+def overview(desk: Desk) -> int:
+    """Where the learner stands, and what to do next."""
+    screens.overview(desk.out, desk.course.title, _roadmap(desk))
+    return OK
+
+
+def status(desk: Desk, week: int | None, track: str | None) -> int:
+    """The whole roadmap."""
+    road = _roadmap(desk)
+    if week is not None and week not in road.weeks:
+        raise UsageError(f"there is no week {week}; the course has weeks {_listed(road.weeks)}")
+    tracks = dict.fromkeys(p.exercise.track for p in road.progress)
+    if track is not None and track not in tracks:
+        raise UsageError(f"there is no track {track}; the course has {_listed(tracks)}")
+    screens.status(desk.out, desk.course.title, road, week=week, track=track)
+    return OK
+
+
+def next_step(desk: Desk) -> int:
+    """What to do now."""
+    screens.next_step(desk.out, _roadmap(desk).next)
+    return OK
+
+
+def next_id(desk: Desk) -> str:
+    """The id of the exercise to go on with.
+
+    Raises:
+        UsageError: everything is done.
+    """
+    return _exercise(desk, None).id
+
+
+def hint(
+    desk: Desk, word: str | None, number: str | None, *, shows_all: bool, is_reset: bool
+) -> int:
+    """The next unseen hint for the check to mend first, or for the one that is named."""
+    exercise = _exercise(desk, word)
+    with History.open(desk.database) as kept:
+        if is_reset:
+            kept.reset_hints(exercise.id)
+            desk.out.write(f"The hints of {exercise.id} count as unseen again.")
+            return OK
+        statuses = roadmap.statuses_after(kept.attempts(exercise.id))
+        check = _check_for_hint(exercise, statuses, number)
+        if check is None:
+            desk.out.write(f"Every check of {exercise.id} passes; there is nothing to hint at.")
+            return OK
+        hints = feedback.hints_for(check, exercise)
+        seen = kept.hints_seen(exercise.id)
+        place = feedback.unseen(hints, seen)
+        named = f" --check {check.number}" if number else ""
+        command = f"grade hint {exercise.id}{named}"
+        if not hints:
+            desk.out.write(
+                f"{check.number} has no hints; {_statement_of(desk, exercise)} says what is asked."
+            )
+            return OK
+        if shows_all:
+            texts = [text for _, text in hints]
+            screens.hint(desk.out, check, texts, 1, len(hints), command)
+            for name in dict.fromkeys(name for name, _ in hints):
+                _see(desk, kept, exercise, name, sum(name == other for other, _ in hints))
+            return OK
+        if place is None:
+            count = len(hints)
+            all_of_them = "the one hint" if count == 1 else f"all {count} hints"
+            desk.out.write(
+                f"You have seen {all_of_them} for {check.number}; {command} --all repeats them."
+            )
+            return OK
+        name, text = hints[place]
+        screens.hint(desk.out, check, [text], place + 1, len(hints), command)
+        _see(desk, kept, exercise, name, sum(name == other for other, _ in hints[: place + 1]))
+    return OK
+
+
+def reset(desk: Desk, word: str, *, is_sure: bool) -> int:
+    """Put the stub back; the old answer is kept first, or nothing happens."""
+    from grader import stubs
+
+    exercise = _exercise(desk, word)
+    stub = stubs.of(exercise)
+    current = _current_files(exercise)
+    if current == stub:
+        desk.out.write(f"{exercise.id} is at its stub already.")
+        return OK
+    if current:
+        question = f"Replace your answer to {exercise.id} by the stub? It is kept."
+        _make_sure(desk, question, f"grade reset {exercise.id} -y", is_sure=is_sure)
+    _replace(desk, exercise, stub, "reset")
+    desk.out.write(f"{exercise.id} is at its stub: {_path_of(desk, exercise)}")
+    return OK
+
+
+def history(desk: Desk, word: str | None) -> int:
+    """All attempts, or those of one exercise with what else was kept."""
+    with History.open(desk.database) as kept:
+        if word is None:
+            found = kept.attempts()[-40:]
+            if not found:
+                desk.out.write("No attempts yet. grade next says where to begin.")
+            screens.attempts(desk.out, found, [], desk.now, with_names=True)
+            return OK
+        exercise = _exercise(desk, word)
+        found, saves = kept.attempts(exercise.id), kept.saves(exercise.id)
+        if not found and not saves:
+            desk.out.write(f"No attempts at {exercise.id} yet.")
+        screens.attempts(desk.out, found, saves, desk.now, with_names=False)
+    return OK
+
+
+def compare(desk: Desk, word: str, versions: Sequence[str]) -> int:
+    """What changed between two versions: attempts ("4"), saves ("s2") or the file ("now")."""
+    exercise = _exercise(desk, word)
+    if len(versions) > 2:
+        raise UsageError("--diff takes one version or two")
+    one, two = [*versions, "now"][:2]
+    with History.open(desk.database) as kept:
+        before, after = _version(kept, exercise, one), _version(kept, exercise, two)
+    lines = list(_differences(before, after, f"{exercise.id} {one}", f"{exercise.id} {two}"))
+    if not lines:
+        desk.out.write(f"{exercise.id}: {one} and {two} are the same.")
+    screens.difference(desk.out, lines)
+    return OK
+
+
+def restore(desk: Desk, word: str, version: str, *, is_sure: bool) -> int:
+    """Bring an old answer back; the present one is kept first, or nothing happens."""
+    exercise = _exercise(desk, word)
+    with History.open(desk.database) as kept:
+        texts = _version(kept, exercise, version)
+    current = _current_files(exercise)
+    if current and current != texts:
+        question = f"Replace your answer to {exercise.id} by version {version}? It is kept."
+        command = f"grade history {exercise.id} --restore {version} -y"
+        _make_sure(desk, question, command, is_sure=is_sure)
+    _replace(desk, exercise, texts, "restore")
+    desk.out.write(f"{_path_of(desk, exercise)} is back at version {version}.")
+    return OK
+
+
+def solution(desk: Desk, word: str, *, is_diff: bool) -> int:
+    """The reference, once all checks have passed."""
+    exercise = _exercise(desk, word)
+    with History.open(desk.database) as kept:
+        attempts = kept.attempts(exercise.id)
+    if not any(attempt.is_solved for attempt in attempts):
+        desk.out.write(
+            f"The solution of {exercise.id} opens when all its checks pass."
+            f" grade hint {exercise.id} helps on the way."
+        )
+        return NOT_PASSED
+    reference = reference_of(exercise)
+    if is_diff:
+        current = _current_files(exercise)
+        lines = _differences(current, reference, "yours", "reference")
+        screens.difference(desk.out, list(lines))
+        return OK
+    for name, text in reference.items():
+        if len(reference) > 1:
+            desk.out.write(desk.out.styled(f"# {name}", "bold"))
+        desk.out.write(text, end="" if text.endswith("\n") else "\n")
+    return OK
+
+
+def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
+    """Write all pages."""
+    folder = to or desk.course.reports
+    with History.open(desk.database) as kept:
+        _write_pages(desk, kept, desk.course.exercises(), folder)
+    index = folder / "index.html"
+    desk.out.write(f"Written: {desk.course.display(index)}")
+    if is_opened:
+        import webbrowser
+
+        webbrowser.open(index.resolve().as_uri())
+    return OK
+
+
+def reference_of(exercise: Exercise) -> dict[str, str]:
+    """The texts of the reference, without the marks of its regions.
+
+    Raises:
+        UsageError: this copy of the course has no solutions.
+    """
+    texts = {}
+    for name in exercise.files:
+        path = exercise.source / name
+        if not path.is_file():
+            raise UsageError(f"this copy of the course comes without the solution of {exercise.id}")
+        marks = ("### BEGIN SOLUTION", "### END SOLUTION")
+        lines = files.read(path).splitlines(keepends=True)
+        texts[name] = "".join(line for line in lines if not line.strip().startswith(marks))
+    return texts
+
+
+def _grade_one(
+    desk: Desk, kept: History | None, exercise: Exercise, choice: Choice
+) -> tuple[Attempt, dict[str, Any]]:
+    """Grade one exercise; the attempt, and the same as JSON."""
+    before = kept.attempts(exercise.id) if kept is not None else []
+    previous = roadmap.statuses_after(before)
+    options = _options(exercise, choice, previous)
+    submission = source.read(exercise, root=desk.course.root)
+    report = None
+    if choice.shows_text:
+        report = console.Report(desk.out, exercise, previous, choice.is_verbose, choice.is_quiet)
+        report.begin()
+    running = _Running(report)
+    try:
+        attempt = grading.grade(exercise, submission, options, running.start, running.outcome)
+    except KeyboardInterrupt:
+        desk.out.write()
+        _keep_interrupted(desk, kept if choice.is_recorded else None, exercise, running, submission)
+        raise
+    except GraderError:
+        if report is not None and not choice.is_quiet:
+            desk.out.write()
+        raise
+    if choice.is_recorded and kept is not None:
+        attempt = _record(desk, kept, attempt)
+    if report is not None:
+        report.finish(attempt, _closing(desk, kept, exercise, attempt, submission, before, choice))
+    seen = kept.hints_seen(exercise.id) if kept is not None else {}
+    return attempt, records.result(exercise, attempt, previous=previous, hints_seen=seen)
+
+
+def _options(exercise: Exercise, choice: Choice, previous: Mapping[str, Status]) -> grading.Options:
+    checks = [selection.check(exercise, word).name for word in choice.checks]
+    if choice.only_failed:
+        checks += [name for name, status in previous.items() if status.is_mistake]
+        if not checks:
+            raise UsageError(
+                f"no check of {exercise.id} failed last time; grade {exercise.id} runs all"
+            )
+    return grading.Options(
+        tasks=tuple(selection.task(exercise, word).name for word in choice.tasks),
+        checks=tuple(dict.fromkeys(checks)),
+        seed=choice.seed,
+        device=choice.device,
+        speed=choice.has_speed,
+        cpu_seconds=choice.seconds,
+    )
+
+
+def _closing(
+    desk: Desk,
+    kept: History | None,
+    exercise: Exercise,
+    attempt: Attempt,
+    submission: source.Submission,
+    before: Sequence[AttemptSummary],
+    choice: Choice,
+) -> Closing:
+    """What the last lines of a report say besides the attempt."""
+    has_page = choice.has_pages and choice.is_recorded and kept is not None and attempt.counts
+    page = desk.course.display(desk.course.reports / f"{exercise.id}.html") if has_page else ""
+    closing = Closing(page=page, todos=submission.todos)
+    if kept is None:
+        return closing
+    if attempt.is_solved and not attempt.selected:
+        road = roadmap.of(desk.course.exercises(), kept.attempts(), desk.now)
+        return replace(
+            closing,
+            is_first_pass=not any(a.is_solved for a in before),
+            days_done=road.days_done,
+            days=road.days,
+            streak=road.streak,
+            next_exercise=road.next.exercise if road.next else None,
+            has_solution=(exercise.source / exercise.files[0]).is_file(),
+        )
+    statuses = {outcome.check.name: outcome.status for outcome in attempt.outcomes}
+    chosen = [check for check in exercise.checks if check.name in statuses]
+    first = feedback.fix_first(chosen, statuses)
+    if first is None:
+        return closing
+    hints = feedback.hints_for(first, exercise)
+    seen = kept.hints_seen(exercise.id)
+    counts = {name: sum(name == other for other, _ in hints) for name, _ in hints}
+    left = sum(max(0, count - seen.get(name, 0)) for name, count in counts.items())
+    return replace(closing, hints_left=left)
+
+
+def _record(desk: Desk, kept: History, attempt: Attempt) -> Attempt:
+    try:
+        return kept.record(attempt)
+    except HistoryError as error:
+        desk.warn(f"{error} (the answer was graded all the same)")
+        return attempt
+
+
+def _keep_interrupted(
+    desk: Desk,
+    kept: History | None,
+    exercise: Exercise,
+    running: _Running,
+    submission: source.Submission,
+) -> None:
+    """Keep the checks that had ended, as an attempt at part of the suite."""
+    ended = len(running.outcomes)
+    said = f"Interrupted: {ended} of {len(exercise.checks)} checks had ended."
+    if kept is not None and ended:
+        attempt = Attempt(
+            exercise=exercise.id,
+            number=0,
+            started=desk.now,
+            seconds=sum(outcome.seconds for outcome in running.outcomes),
+            verdict=Verdict.FAILED,
+            outcomes=tuple(running.outcomes),
+            environment=running.environment,
+            suite_digest=grading.suite_digest(exercise),
+            files=dict(submission.files),
+            selected=True,
+            open_tasks=submission.open_tasks,
+        )
+        attempt = _record(desk, kept, attempt)
+        said += f" Recorded as attempt {attempt.number}." if attempt.number else ""
+    desk.warn(said)
+
+
+def _has_passed(attempt: Attempt) -> bool:
+    return attempt.verdict is Verdict.PASSED
+
+
+def _write_json(desk: Desk, document: Mapping[str, Any], choice: Choice) -> None:
+    text = json.dumps(document, ensure_ascii=True, indent=2, allow_nan=False)
+    if choice.json_to is not None:
+        files.replace(choice.json_to, text + "\n")
+    else:
+        desk.out.write(text)
+
+
+@contextmanager
+def _history_or_warning(desk: Desk, *, is_wanted: bool) -> Iterator[History | None]:
+    """The history; None where it can't be opened, since an answer is graded all the same."""
+    try:
+        kept = History.open(desk.database)
+    except HistoryError as error:
+        if is_wanted:
+            desk.warn(f"{error}. This attempt is not recorded")
+        yield None
+        return
+    with kept:
+        yield kept
+
+
+def _write_pages(
+    desk: Desk, kept: History, chosen: Sequence[Exercise], folder: Path | None = None
+) -> None:
+    """The pages of the chosen exercises, and the dashboard."""
+    from grader import pages
+
+    to = folder or desk.course.reports
+    exercises = desk.course.exercises()
+    attempts, latest = kept.attempts(), kept.latest_all()
+    places = {exercise.id: place for place, exercise in enumerate(exercises)}
+    titles = [(exercise.id, exercise.title) for exercise in exercises]
+    try:
+        for exercise in chosen:
+            place = places[exercise.id]
+            is_solved = any(a.exercise == exercise.id and a.is_solved for a in attempts)
+            pages.write_exercise(
+                exercise,
+                _statement(exercise),
+                attempts,
+                latest.get(exercise.id),
+                kept.hints_seen(exercise.id),
+                desk.now,
+                to / f"{exercise.id}.html",
+                reference=reference_of(exercise) if is_solved else None,
+                neighbours=(
+                    titles[place - 1] if place else None,
+                    titles[place + 1] if place + 1 < len(titles) else None,
+                ),
+            )
+        pages.write_index(
+            desk.course.title, exercises, latest, attempts, desk.now, to / "index.html"
+        )
+    except OSError as error:
+        desk.warn(f"{to}: the pages can't be written ({error.strerror or error})")
+
+
+def _statement(exercise: Exercise) -> str:
+    path = exercise.source / "README.md"
+    return files.read(path) if path.is_file() else ""
+
+
+def _statement_of(desk: Desk, exercise: Exercise) -> str:
+    return desk.course.display(exercise.folder / "README.md")
+
+
+def _path_of(desk: Desk, exercise: Exercise) -> str:
+    return desk.course.display(exercise.submission)
+
+
+def _roadmap(desk: Desk) -> roadmap.Roadmap:
+    with History.open(desk.database) as kept:
+        return roadmap.of(desk.course.exercises(), kept.attempts(), desk.now)
+
+
+def _exercise(desk: Desk, word: str | None) -> Exercise:
+    """The one exercise that a word names; the next step's where there is none."""
+    if word is None or word == "next":
+        step = _roadmap(desk).next
+        if step is None:
+            raise UsageError("everything is done; name an exercise")
+        return step.exercise
+    found = selection.exercises(desk.course, [word])
+    if len(found) > 1:
+        raise UsageError(f"{word} names {len(found)} exercises; this command takes one")
+    return desk.course.exercise(found[0])
+
+
+def _check_for_hint(
+    exercise: Exercise, statuses: Mapping[str, Status], number: str | None
+) -> Check | None:
+    if number is not None:
+        return selection.check(exercise, number)
+    return feedback.fix_first(exercise.checks, statuses)
+
+
+def _see(desk: Desk, kept: History, exercise: Exercise, name: str, count: int) -> None:
+    try:
+        kept.see_hint(exercise.id, name, count)
+    except HistoryError as error:
+        desk.warn(str(error))
+
+
+def _current_files(exercise: Exercise) -> dict[str, str]:
+    """The learner's files as they are; those that don't exist are left out."""
+    return {
+        name: files.read(exercise.folder / name)
+        for name in exercise.files
+        if (exercise.folder / name).exists()
+    }
+
+
+def _replace(desk: Desk, exercise: Exercise, texts: Mapping[str, str], reason: str) -> None:
+    """Keep the learner's files, then put `texts` in their place."""
+    current = _current_files(exercise)
+    if current:
+        with History.open(desk.database) as kept:
+            kept.save(exercise.id, current, reason, desk.now)
+            number = len(kept.saves(exercise.id))
+        desk.out.write(f"The old answer is kept: grade history {exercise.id} --restore s{number}")
+    for name, text in texts.items():
+        files.replace(exercise.folder / name, text)
+
+
+def _make_sure(desk: Desk, question: str, command: str, *, is_sure: bool) -> None:
+    if is_sure:
+        return
+    if not desk.can_ask:
+        raise UsageError(f"nobody is there to ask; {command} goes ahead")
+    desk.out.write(f"{question} [y/N] ", end="")
+    if input().strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was changed")
+
+
+def _version(kept: History, exercise: Exercise, word: str) -> dict[str, str]:
+    """The texts of an attempt ("4"), a save ("s2") or the files as they are ("now")."""
+    if word == "now":
+        return _current_files(exercise)
+    if word.isdigit():
+        return kept.files(exercise.id, int(word))
+    if word[:1] == "s" and word[1:].isdigit():
+        return kept.saved_files(exercise.id, int(word[1:]))
+    raise UsageError(f"{word} is no version; 4 is an attempt, s2 a save, now the file")
+
+
+def _differences(
+    before: Mapping[str, str], after: Mapping[str, str], name: str, other: str
+) -> Iterator[str]:
+    for file in dict.fromkeys([*before, *after]):
+        yield from difflib.unified_diff(
+            before.get(file, "").splitlines(),
+            after.get(file, "").splitlines(),
+            f"{file} ({name})",
+            f"{file} ({other})",
+            lineterm="",
+        )
+
+
+def _listed(words: Mapping[Any, object]) -> str:
+    return ", ".join(str(word) for word in words)
