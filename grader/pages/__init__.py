@@ -1,0 +1,90 @@
+"""The progress report: one self-contained page per exercise, and a dashboard.
+
+    write_index(...) -> reports/index.html
+    write_exercise(...) -> reports/day23.html
+
+Pages are functions of the records: the same records give the same bytes, so a page is rewritten
+only when it says something new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from grader.model import Attempt, AttemptSummary, Exercise
+
+__all__ = ["write_exercise", "write_index"]
+
+
+def write_index(
+    course_title: str,
+    exercises: Sequence[Exercise],
+    latest: Mapping[str, Attempt],
+    attempts: Sequence[AttemptSummary],
+    now: datetime,
+    to: Path,
+    week_titles: Mapping[int, str] | None = None,
+) -> Path:
+    """Write the dashboard to ``to``.
+
+    Args:
+        course_title: as `course.toml` has it.
+        exercises: in the order of the course.
+        latest: the latest attempt of an exercise, by its id.
+        attempts: of all exercises.
+        now: aware; its time zone is the one that times are shown in.
+        to: the file, such as `reports/index.html`; its folder is made.
+        week_titles: what the weeks are about, by number.
+
+    Returns:
+        ``to``.
+    """
+    from grader.pages import index_view, writing
+
+    page = index_view.index_page(course_title, exercises, latest, attempts, now, week_titles or {})
+    return writing.write("index.html", to, page=page)
+
+
+def write_exercise(
+    exercise: Exercise,
+    statement: str,
+    attempts: Sequence[AttemptSummary],
+    latest: Attempt | None,
+    hints_seen: Mapping[str, int],
+    now: datetime,
+    to: Path,
+    reference: Mapping[str, str] | None = None,
+    neighbours: tuple[tuple[str, str] | None, tuple[str, str] | None] = (None, None),
+    course_title: str = "28 days of PyTorch",
+) -> Path:
+    """Write the page of one exercise to ``to``.
+
+    Args:
+        exercise: what the page is about.
+        statement: its README, in Markdown.
+        attempts: those of other exercises are left out.
+        latest: None before the first.
+        hints_seen: how many hints were shown, by the name of a task or check.
+        now: aware; its time zone is the one that times are shown in.
+        to: the file, such as `reports/day23.html`; its folder is made.
+        reference: file name to text; shown beside the learner's own once all checks pass.
+        neighbours: id and title of the exercise before and after, each or None.
+        course_title: as `course.toml` has it.
+
+    Returns:
+        ``to``.
+    """
+    from grader.pages import markdown, views, writing
+
+    page = views.exercise_page(
+        exercise, statement, attempts, latest, hints_seen, now.tzinfo, reference, neighbours
+    )
+    return writing.write(
+        "day.html",
+        to,
+        page=page,
+        course_title=course_title,
+        statement=markdown.html(statement, exercise.title),
+    )
