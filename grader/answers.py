@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -190,7 +191,7 @@ def _edited(node: ast.stmt, shared: list[ast.stmt], original: str, where: str) -
             continue  # torch is not needed to change a text, and takes seconds
         with contextlib.suppress(Exception):
             exec(compile(ast.Module([statement], []), where, "exec"), space)
-    plain = ast.FunctionDef(**{f: getattr(node, f, None) for f in node._fields})
+    plain = copy.deepcopy(node)
     plain.decorator_list, plain.returns = [], None
     for argument in plain.args.args:
         argument.annotation = None

@@ -159,7 +159,6 @@ def _verify(course: Course, arguments: argparse.Namespace) -> int:
     exercises = choose(course, arguments.ids)
     progress = _Progress(quiet=arguments.json or not sys.stderr.isatty())
     reports = verify.verify(
-        course,
         exercises,
         jobs=arguments.jobs,
         flaky=arguments.flaky,

@@ -47,11 +47,11 @@ def todos(text: str) -> list[Todo]:
             heading = None
         elif heading is not None:
             words[number] = (heading[1], heading[2])
-            filled = filled or bool(line.strip()) and not line.strip().startswith("#")
+            filled = filled or (bool(line.strip()) and not line.strip().startswith("#"))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Raise) and (task := _task_of(node)) is not None:
+        if isinstance(node, ast.Raise) and (raised := _task_of(node)) is not None:
             start, said = words.get(node.lineno, (node.lineno, ""))
-            found[start] = Todo(task, start, said)
+            found[start] = Todo(raised, start, said)
     return [found[line] for line in sorted(found)]
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from grader import runner, source, verdict
-from grader.course import Course
 from grader.errors import CourseError, EnvironmentFault, UsageError
 from grader.model import (
     DEFAULT_SEED,
@@ -38,7 +37,6 @@ class Options:
 
 
 def grade(
-    course: Course,
     exercise: Exercise,
     submission: source.Submission,
     options: Options = Options(),
@@ -50,7 +48,6 @@ def grade(
     """Run the suite on the submission.
 
     Args:
-        course: where the exercise's data is.
         exercise: what is graded.
         submission: the files as they were read.
         options: which checks, which device, which seed.

@@ -76,7 +76,7 @@ _EVENTS = {
 }
 _ATTRIBUTES = frozenset({"tb_frame", "gi_frame", "cr_frame", "ag_frame", "f_code", "f_locals"})
 # Reading a frame through these is still the submission's reading.
-_MIDDLEMEN = ("inspect.py", "traceback.py", "logging/__init__.py", "warnings.py")
+_MIDDLEMEN = ("inspect.py", "traceback.py", "logging/__init__.py")
 
 
 @dataclass
@@ -118,6 +118,11 @@ class Guard:
                 if now.get(key, _GONE) is not value:
                     setattr(space, key, value)
                     found.append(Finding(f"replaces {name}.{key}"))
+            if isinstance(space, type):
+                for key in sorted(set(now) - set(names)):
+                    if any(key in vars(base) for base in space.__mro__[1:]):
+                        delattr(space, key)
+                        found.append(Finding(f"replaces {name}.{key}"))
         for name, function, code in self._codes:
             if function.__code__ is not code:
                 function.__code__ = code
@@ -158,14 +163,14 @@ _GONE = object()
 
 
 def _line_in(frame: Any, file: str) -> int | None:
-    """The line of `file` that asked, directly or through a reader of frames."""
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name == file:
-            return int(frame.f_lineno)
-        if not name.endswith(_MIDDLEMEN):
-            return None
+    """The line of `file` that asked, directly or by one call of a reader of frames.
+
+    Deeper calls are the library's own business: `traceback.print_exc` reads frames too.
+    """
+    if frame.f_code.co_filename.endswith(_MIDDLEMEN):
         frame = frame.f_back
+    if frame is not None and frame.f_code.co_filename == file:
+        return int(frame.f_lineno)
     return None
 
 
@@ -181,3 +186,6 @@ def _spaces() -> Iterator[tuple[str, Any]]:
     for name, module in sorted(sys.modules.items()):
         if name.startswith("grader.") and module is not None and name != __name__:
             yield name, module
+            for key, value in sorted(vars(module).items()):
+                if isinstance(value, type) and value.__module__ == name:
+                    yield f"{name}.{key}", value

@@ -18,13 +18,15 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import pluggy
 import pytest
+from _pytest.outcomes import Failed, Skipped
 
 from grader import exercise_file, loading
 from grader.guard import Guard
@@ -40,15 +42,15 @@ class TimeLimit(BaseException):
     """A check used up its time; not an `Exception`, so that no `except Exception` swallows it."""
 
 
-class Waiting(pytest.skip.Exception):
+class Waiting(Skipped):
     """A check it stands on has not passed."""
 
 
-class Open(pytest.skip.Exception):
+class Open(Skipped):
     """The task is still to be written."""
 
 
-class NeedsHardware(pytest.skip.Exception):
+class NeedsHardware(Skipped):
     """The machine lacks what the check needs, or it was switched off."""
 
 
@@ -190,6 +192,12 @@ def check_name(item: pytest.Item) -> str:
     return f"{parent.name}::{name}" if parent is not None else name
 
 
+def case_id(item: pytest.Item) -> str:
+    """What `parametrize` calls this case; empty where there is only one."""
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.id) if callspec is not None else ""
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Begin a record, hold the case to its limits and collect what it printed."""
@@ -225,7 +233,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if kind is Kind.SPEED and not session.speed:
         raise NeedsHardware("speed checks are switched off")
     _module(item, session)
-    seed_everything(session.seed, name + str(getattr(item, "callspec", None) and item.callspec.id))
+    seed_everything(session.seed, name + case_id(item))
 
 
 def seed_everything(seed: int, name: str) -> None:
@@ -274,7 +282,7 @@ def _disarm() -> None:
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
     """Look after the case whether the submission left alone what judges it."""
     outcome = yield
     _disarm()  # the time is the case's own; what is told about it takes as long as it takes
@@ -292,7 +300,7 @@ def tampered(found: list[Any], source: loading.Source | None) -> Tampered:
     where = f", line {first.line}" if first.line else ""
     name = source.file if source is not None else "the submission"
     return Tampered(
-        f"{name}{where} {first.text}; the checks cannot judge a file that does, so it earns nothing",
+        f"{name}{where} {first.text}; a file that does cannot be judged, so it earns nothing",
         id="tampered",
         args={"what": [finding.text for finding in found]},
     )
@@ -323,7 +331,7 @@ def describe(
     output, truncated = session.capture.take() if session.capture is not None else ("", False)
     entry: dict[str, Any] = {
         "check": check_name(item),
-        "case": item.callspec.id if hasattr(item, "callspec") else "",
+        "case": case_id(item),
         "seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
         "pictures": list(record.pictures),
@@ -377,7 +385,7 @@ def _ending(error: BaseException, session: Session, item: pytest.Item) -> dict[s
             return say(Status.WAITING, "waiting", "", blocked_by=[str(error.msg)])
         case Open():
             return say(Status.TODO, "todo", f"{error.msg} is still to be written")
-        case NeedsHardware() | pytest.skip.Exception():
+        case NeedsHardware() | Skipped():
             return say(Status.SKIPPED, "skipped", str(error.msg))
         case TimeLimit():
             limits = session.limits or Limits()
@@ -406,7 +414,7 @@ def _ending(error: BaseException, session: Session, item: pytest.Item) -> dict[s
             limit = (session.limits or Limits()).output_bytes // 2**20
             text = f"printed or wrote more than {limit} MB; it was stopped there"
             return say(Status.ERROR, "output.limit", text)
-        case pytest.fail.Exception():
+        case Failed():
             return say(Status.FAILED, "failed", _first_line(str(error.msg)))
         case AssertionError() if not lines:
             return say(Status.FAILED, "failed", _first_line(str(error)) or "the check failed")

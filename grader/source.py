@@ -94,11 +94,12 @@ def read_text(path: Path, display: str) -> str | Fault:
         return Fault("missing", f"{display} {what}", display)
     except OSError as error:
         return Fault("unreadable", f"{display} cannot be read: {error.strerror}", display)
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(number)
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        return Fault("unreadable", f"{display} is {what}; a Python file is expected", display)
     with os.fdopen(number, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            return Fault("unreadable", f"{display} is {what}; a Python file is expected", display)
         if status.st_size > LARGEST:
             size = status.st_size / 2**20
             return Fault(

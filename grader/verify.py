@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grader import answers, grading, runner, source, stubs
-from grader.course import Course
 from grader.errors import GraderError
 from grader.model import DEFAULT_SEED, Attempt, Exercise, Kind, Outcome, Status
 
@@ -62,7 +61,7 @@ class Report:
         }
 
 
-class _Kept:
+class KeptWorker:
     """One worker for many runs: it is ended when it dies, and when all is done."""
 
     def __init__(self, exercise: Exercise) -> None:
@@ -74,7 +73,7 @@ class _Kept:
         if self._worker is None:
             self._worker = runner.cold(exercise, device)
             self._worker.wait_until_ready()
-        return _Lent(self, self._worker)
+        return _LentWorker(self, self._worker)
 
     def drop(self) -> None:
         """End the worker."""
@@ -83,10 +82,10 @@ class _Kept:
             self._worker = None
 
 
-class _Lent:
+class _LentWorker:
     """A worker that outlives the run it is lent to."""
 
-    def __init__(self, owner: _Kept, worker: runner.Worker) -> None:
+    def __init__(self, owner: KeptWorker, worker: runner.Worker) -> None:
         self._owner = owner
         self._worker = worker
         self.ready = worker.ready
@@ -106,7 +105,6 @@ class _Lent:
 
 
 def verify(
-    course: Course,
     exercises: Sequence[Exercise],
     *,
     jobs: int | None = None,
@@ -117,7 +115,6 @@ def verify(
     """Verify exercises side by side.
 
     Args:
-        course: the course.
         exercises: which ones.
         jobs: how many at once; as many as there are processors if None.
         flaky: with how many seeds each answer is held to its suite.
@@ -128,11 +125,10 @@ def verify(
         One report an exercise, in their order.
     """
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda e: verify_one(course, e, flaky, tasks, on_step), exercises))
+        return list(pool.map(lambda e: verify_one(e, flaky, tasks, on_step), exercises))
 
 
 def verify_one(
-    course: Course,
     exercise: Exercise,
     flaky: int = 1,
     tasks: Sequence[str] = (),
@@ -140,7 +136,7 @@ def verify_one(
 ) -> Report:
     """Verify one exercise; whatever is in disorder is a problem of the report."""
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
-    kept = _Kept(exercise)
+    kept = KeptWorker(exercise)
     try:
         _declarations(exercise, report)
         every = answers.read(exercise)
@@ -155,7 +151,7 @@ def verify_one(
             done += 1
             on_step(exercise.id, done, total)
 
-        run = _Run(course, exercise, kept)
+        run = _Run(exercise, kept)
         if not tasks:
             _stub(exercise, run, report)
         step()
@@ -181,9 +177,8 @@ def verify_one(
 class _Run:
     """Grades files of an exercise in the worker that is kept."""
 
-    course: Course
     exercise: Exercise
-    kept: _Kept
+    kept: KeptWorker
 
     def __call__(
         self, files: Mapping[str, str], options: grading.Options, open_tasks: bool = True
@@ -194,7 +189,6 @@ class _Run:
             submission = replace(submission, open_tasks=())
         cpu: list[float] = []
         attempt = grading.grade(
-            self.course,
             self.exercise,
             submission,
             options,

@@ -1,0 +1,116 @@
+"""A submission earns nothing by changing what judges it, or by looking at its caller."""
+
+from __future__ import annotations
+
+import pytest
+
+from grader.model import Status, Verdict
+
+BODY = "return x * 2"
+
+PATCHES = [
+    "import torch; torch.equal = lambda a, b: True",
+    "import torch; torch.allclose = lambda *a, **k: True",
+    "import torch.testing; torch.testing.assert_close = lambda *a, **k: None",
+    "import torch.autograd; torch.autograd.gradcheck = lambda *a, **k: True",
+    "import torch; torch.Tensor.__eq__ = lambda a, b: True",
+    "import torch; torch.full = lambda *a, **k: torch.zeros(2)",
+    "import time; time.perf_counter = lambda: 0.0",
+    "import time; time.process_time = lambda: 0.0",
+    "import builtins; builtins.abs = lambda x: 0",
+    "import builtins; builtins.AssertionError = ValueError",
+    "import _pytest.runner as r; r.CallInfo.from_call = classmethod(lambda *a, **k: None)",
+    "import _pytest.reports as r; r.TestReport.passed = True",
+    "import grader.testing as t; t.fail = lambda *a, **k: None",
+    "import grader.testing._failure as t; t.CheckFailed.__init__ = lambda *a, **k: None",
+    "import grader.plugin as p; p.describe = lambda *a, **k: {'status': 'passed'}",
+    "import torch; torch.equal.__class__; torch.norm.__code__ = (lambda *a, **k: None).__code__",
+    "import os; os._exit = lambda code: None",
+    "import json; json.dumps = lambda *a, **k: '{}'",
+]
+
+LOOKS = [
+    "import sys; sys._getframe(1)",
+    "import inspect; inspect.currentframe()",
+    "import inspect; inspect.stack()",
+    "import gc; gc.get_objects()",
+    "import gc; gc.get_referrers(x)",
+    "import sys; sys.settrace(lambda *a: None)",
+    "import sys; sys.setprofile(lambda *a: None)",
+    "import sys; sys._current_frames()",
+    "import logging; logging.currentframe()",
+    "import traceback; list(traceback.walk_stack(None))",
+    "try:\n        1 / 0\n    except ZeroDivisionError as error:\n"
+    "        error.__traceback__.tb_frame",
+]
+
+
+@pytest.mark.parametrize("line", PATCHES)
+def test_replacing_what_judges_at_import_earns_nothing(grade, reference, line):
+    attempt = grade(f"{reference.replace(BODY, 'return x')}\n{line}\n")
+
+    assert attempt.verdict is Verdict.ERROR
+    assert attempt.score.earned == 0
+    assert attempt.fault is not None
+    assert attempt.fault.kind == "Tampered"
+    assert "replaces" in attempt.fault.text
+
+
+@pytest.mark.parametrize("line", PATCHES[:9])
+def test_replacing_what_judges_during_a_check_earns_nothing(grade, reference, line):
+    attempt = grade(reference.replace(BODY, f"{line}\n    return x"))
+
+    assert attempt.score.earned == 0
+    assert attempt.outcomes[0].status is Status.FAILED
+
+
+@pytest.mark.parametrize("line", LOOKS)
+def test_looking_at_the_caller_earns_nothing_and_is_named(grade, reference, line):
+    attempt = grade(reference.replace(BODY, f"{line}\n    return x * 2"))
+    first = attempt.outcomes[0]
+
+    assert attempt.score.earned == 0
+    assert first.status is Status.FAILED
+    assert first.message is not None
+    assert "cannot be judged, so it earns nothing" in first.message.text
+
+
+def test_a_report_of_its_own_is_not_read(grade, reference):
+    forged = (
+        "import json\n"
+        "for name in ('.report.json', 'report.json'):\n"
+        "    open(name, 'w').write(json.dumps({'tests': [], 'exitcode': 0}))\n"
+        "print(json.dumps({'event': 'done'}))\n"
+    )
+    attempt = grade(f"{reference.replace(BODY, 'return x')}\n{forged}")
+
+    assert attempt.verdict is Verdict.FAILED
+    assert attempt.score.earned == 0
+
+
+def test_honest_use_of_the_same_modules_is_no_finding(grade, reference):
+    honest = (
+        "import collections, dataclasses, enum, gc, inspect, logging, sys, time, typing, warnings\n"
+        "import torch\n"
+        "Point = collections.namedtuple('Point', 'x y')\n"
+        "@dataclasses.dataclass\n"
+        "class Config:\n    width: int = 3\n"
+        "class Colour(enum.Enum):\n    RED = 1\n"
+        "T = typing.TypeVar('T')\n"
+        "torch.manual_seed(0); torch.set_default_dtype(torch.float32)\n"
+        "torch.backends.cudnn.deterministic = True\n"
+        "logging.getLogger(__name__).warning('hello')\n"
+        "warnings.warn('careful', stacklevel=1)\n"
+        "start = time.perf_counter(); gc.collect(); inspect.signature(double)\n"
+        "import traceback\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n    traceback.format_exc()\n"
+        "import torch.nn.functional as F\n"
+        "class Doubler(torch.autograd.Function):\n"
+        "    @staticmethod\n    def forward(ctx, x): return 2 * x\n"
+        "    @staticmethod\n    def backward(ctx, g): return 2 * g\n"
+    )
+
+    attempt = grade(f"{reference}\n{honest}")
+
+    assert attempt.fault is None
+    assert attempt.verdict is Verdict.PASSED
