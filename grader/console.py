@@ -178,7 +178,8 @@ class Report:
         if finding.smallest:
             fields.append(("smallest input", safe(finding.smallest).splitlines()))
         if finding.line is not None:
-            fields.append((finding.verb, _place(finding.line)))
+            room = self.terminal.width - 11 - LABEL_WIDTH
+            fields.append((finding.verb, _place(finding.line, room)))
         if outcome.output:
             fields.append(("you printed", self._output(outcome)))
         if self.is_verbose and outcome.traceback:
@@ -229,7 +230,7 @@ class Report:
             more = len(lines) - limit
             shown.append(f"({more} more line{'s' if more > 1 else ''}{place})")
         if outcome.output_truncated:
-            shown.append("(the output was longer than is kept; its end is missing)")
+            shown.append("(cut here: more was printed than is kept)")
         return shown
 
     # The last lines
@@ -307,7 +308,8 @@ class Report:
             name = label if place == 0 else ""
             shown = self.terminal.styled(command, "accent")
             pad = " " * max(2, 26 - cells(command)) if note else ""
-            self.terminal.write(f"  {left(name, cells(label))}  {shown}{pad}{note}".rstrip())
+            gap = " " if label.endswith(":") else "  "
+            self.terminal.write(f"  {left(name, cells(label))}{gap}{shown}{pad}{note}".rstrip())
 
     def _verdict_line(self, attempt: Attempt) -> str:
         if attempt.fault is not None and not attempt.outcomes:
@@ -326,7 +328,11 @@ class Report:
 
     def _change(self, attempt: Attempt) -> str:
         """How many more checks pass than before, of those that were run both times."""
-        both = [o for o in attempt.outcomes if o.check.name in self.previous]
+        both = [
+            o
+            for o in attempt.outcomes
+            if o.check.name in self.previous and o.status is not Status.SKIPPED
+        ]
         before = sum(self.previous[o.check.name].earns for o in both)
         change = sum(o.status.earns for o in both) - before
         return f" ({change:+d})" if change else ""
@@ -345,10 +351,9 @@ class Report:
             number = exercise.task(task).number
             write(f"    TODO {number:<2} {left(task, width)}    {line.file}:{line.number}")
         write()
-        for line in wrap(
-            f"About {exercise.minutes} minutes. {safe(exercise.goal)}", self.terminal.width - 2
-        ):
-            write(f"  {line}")
+        about = f"About {exercise.minutes} minutes. {safe(exercise.goal)}"
+        for text in wrap(about, self.terminal.width - 2):
+            write(f"  {text}")
         write(f"  The statement: {_statement(exercise)}")
         write()
         place = next((f"{line.file}:{line.number}" for line in first.values()), "the file")
@@ -360,7 +365,10 @@ class Report:
         text = safe(fault.text)
         write()
         if fault.kind in _UNREAD:
-            write(f"  {mark} {text}")
+            first, *rest = wrap(text, self.terminal.width - 4)
+            write(f"  {mark} {first}")
+            for line in rest:
+                write(f"    {line}")
             write()
             write("  No check was run. Not counted as an attempt.")
             restore = f"grade reset {id} puts the stub there"
@@ -370,7 +378,10 @@ class Report:
         file = safe(fault.file) or self.exercise.files[0]
         has_kind = fault.kind[:1].isupper()
         kind = fault.kind if has_kind else text
-        write(f"  {mark} {file} does not run yet: {kind}{where}")
+        first, *rest = wrap(f"{file} does not run yet: {kind}{where}", self.terminal.width - 4)
+        write(f"  {mark} {first}")
+        for line in rest:
+            write(f"    {line}")
         write()
         note = f" ({safe(fault.note)})" if fault.note else ""
         said = f"{text}{note}" if has_kind else ""
@@ -386,8 +397,10 @@ class Report:
         width = max((len(str(line.number)) for line in fault.source), default=0)
         if not any(line.number == fault.line for line in fault.source):
             if said:
+                write()
                 write(f"      {said}")
             return
+        write()
         for line in fault.source:
             write(f"      {line.number:>{width}} | {_shortened(safe(line.text), 200)}".rstrip())
             if line.number == fault.line and said:
@@ -446,9 +459,12 @@ def _sentence_of(finding: Finding) -> str:
     return f"Check {finding.number}, {safe(finding.title)}: {word}, {', '.join(parts)}."
 
 
-def _place(line: Line) -> list[str]:
-    inside = f"   in {safe(line.function)}" if line.function.isidentifier() else ""
-    place = f"{safe(line.file)}:{line.number}{inside}"
+def _place(line: Line, room: int) -> list[str]:
+    """Where a line is, with its function where there is room, and what it says."""
+    place = f"{safe(line.file)}:{line.number}"
+    inside = f"{place}   in {safe(line.function)}"
+    if line.function.isidentifier() and cells(inside) <= room:
+        place = inside
     text = _shortened(safe(line.text).strip(), 200)
     return [place, text] if text else [place]
 

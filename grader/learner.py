@@ -321,9 +321,14 @@ def _grade_one(
     previous = roadmap.statuses_after(before)
     options = _options(exercise, choice, previous)
     submission = source.read(exercise, root=desk.course.root)
+    page = desk.course.display(desk.course.reports / f"{exercise.id}.html")
+    if not choice.has_pages or not choice.is_recorded or kept is None:
+        page = ""
     report = None
     if choice.shows_text:
-        report = console.Report(desk.out, exercise, previous, choice.is_verbose, choice.is_quiet)
+        report = console.Report(
+            desk.out, exercise, previous, choice.is_verbose, choice.is_quiet, page
+        )
         report.begin()
     running = _Running(report)
     try:
@@ -339,7 +344,7 @@ def _grade_one(
     if choice.is_recorded and kept is not None:
         attempt = _record(desk, kept, attempt)
     if report is not None:
-        report.finish(attempt, _closing(desk, kept, exercise, attempt, submission, before, choice))
+        report.finish(attempt, _closing(desk, kept, exercise, attempt, submission, before, page))
     seen = kept.hints_seen(exercise.id) if kept is not None else {}
     return attempt, records.result(exercise, attempt, previous=previous, hints_seen=seen)
 
@@ -369,12 +374,10 @@ def _closing(
     attempt: Attempt,
     submission: source.Submission,
     before: Sequence[AttemptSummary],
-    choice: Choice,
+    page: str,
 ) -> Closing:
     """What the last lines of a report say besides the attempt."""
-    has_page = choice.has_pages and choice.is_recorded and kept is not None and attempt.counts
-    page = desk.course.display(desk.course.reports / f"{exercise.id}.html") if has_page else ""
-    closing = Closing(page=page, todos=submission.todos)
+    closing = Closing(page=page if attempt.counts else "", todos=submission.todos)
     if kept is None:
         return closing
     if attempt.is_solved and not attempt.selected:
