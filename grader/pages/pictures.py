@@ -6,6 +6,7 @@ drawn as hatched, what is too large is cut, and what makes no picture becomes a 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,9 @@ from grader.pages.charts import Dot, Drawing, Label, Path, Rect, Scale, Shape
 
 MOST_CELLS = 24
 """Rows and columns of a map that are drawn."""
+
+_WIDE = 10.3
+"""The width of a letter of a label on a phone, where the style sheet writes them larger."""
 
 _MOST = {"maps": 6, "series": 6, "groups": 8, "bars": 24, "points": 600, "axes": 10, "nodes": 40}
 
@@ -176,9 +180,9 @@ def _axes(blank: Figure, data: _Data) -> Figure:
         raise Undrawable("it has no sizes")
     moves = dict(_moves(data, want, have))
     n = max(len(want), len(have), 1)
-    gap = 18 if n <= 5 else 8
-    side = min(118.0, (544 - gap * (n - 1)) / n)
-    left = [96 + k * (side + gap) for k in range(n)]
+    gap = 14 if n <= 5 else 8
+    side = min(112.0, (474 - gap * (n - 1)) / n)
+    left = [102 + k * (side + gap) for k in range(n)]
     size_look = "size" if n <= 5 else "size narrow"
     shapes: list[Shape] = []
     for i, j in sorted(moves.items(), key=lambda move: move[0] != move[1]):
@@ -190,7 +194,7 @@ def _axes(blank: Figure, data: _Data) -> Figure:
     shapes.append(Label(0, 187, "got", "side"))
     for i, size in enumerate(want):
         name = names[i] if i < len(names) else ""
-        title = text.shorten(f"{i} {name}".strip(), max(3, int(side / 7.6)))
+        title = text.shorten(f"{i} {name}".strip(), max(3, int((side + gap) / _WIDE)))
         shapes.append(Label(left[i] + side / 2, 16, title, "axis", "middle"))
         look = "box lost" if i not in moves else "box"
         shapes.append(Rect(left[i], 28, side, 58, look, 9))
@@ -204,13 +208,11 @@ def _axes(blank: Figure, data: _Data) -> Figure:
         shapes.append(Label(left[j] + side / 2, 190, size, look, "middle"))
     for y, sizes in ((66, want), (190, have)):
         if not sizes:
-            shapes.append(Label(96, y - 3, "no axes: a single number", "side faint"))
+            shapes.append(Label(102, y - 3, "no axes: a single number", "side faint"))
     named = [f"{names[i]} {s}" if i < len(names) else s for i, s in enumerate(want)]
     sentence = f"Expected {', '.join(named) or 'a single number'}. "
     sentence += f"Got {', '.join(have) or 'a single number'}."
-    drawing = Drawing(96 + n * (side + gap) - gap, 218, tuple(shapes), blank.title, sentence)
-    if drawing.width < 640:
-        drawing = replace(drawing, width=640)
+    drawing = Drawing(580, 218, tuple(shapes), blank.title, sentence)
     return replace(blank, drawings=(drawing,))
 
 
@@ -386,15 +388,16 @@ def _bars(blank: Figure, data: _Data) -> Figure:
     rows = [row + [math.nan] * (n - len(row)) for row in rows]
     unit, limit, is_log = data.text("unit", 12), data.number("limit"), data.flag("log")
     known = _finite(v for row in rows for v in row) + ([limit] if limit is not None else [])
-    gutter = min(210.0, 14 + 7.7 * max(len(label) for label in labels))
-    scale = _bar_scale(known, is_log, gutter, 540.0 - 76)
+    labels = [text.shorten(label, 22) for label in labels]
+    gutter = 14 + _WIDE * max(len(label) for label in labels)
+    scale = _bar_scale(known, is_log, gutter, 540.0 - 96)
     thick, gap = (16.0, 11.0) if len(rows) == 1 else (12.0, 14.0)
     shapes: list[Shape] = []
     y = 24.0 if limit is not None else 8.0
     zero = scale.at(0) if not is_log else gutter
     for k, label in enumerate(labels):
         middle = y + (thick + 2) * len(rows) / 2
-        shapes.append(Label(gutter - 12, middle + 3, _fit(label, gutter - 12, 7.7), "axis", "end"))
+        shapes.append(Label(0, middle + 3, label, "axis"))
         for s, row in enumerate(rows):
             shapes += _bar(row[k], scale, zero, y, thick, f"bar s{s}", unit)
             y += thick + 2
@@ -450,17 +453,13 @@ def _legend(
     y += 14
     for s, name in enumerate(names):
         shown = text.shorten(name, 24)
-        width = 34 + 7.6 * len(shown)
+        width = 34 + _WIDE * len(shown)
         if x + width > 540 and s:
             x, y = 12.0, y + 20
         shapes.append(Rect(x, y - 9, 12, 10, f"{look} s{s}", 3))
         shapes.append(Label(x + 18, y, shown, "v"))
         x += width
     return shapes, y + 8
-
-
-def _fit(label: str, room: float, each: float) -> str:
-    return text.shorten(label, max(4, int(room / each)))
 
 
 def _extent(names: Sequence[str], rows: Sequence[Sequence[float]], unit: str) -> str:
@@ -484,30 +483,30 @@ def _extent(names: Sequence[str], rows: Sequence[Sequence[float]], unit: str) ->
 def _dots(blank: Figure, data: _Data) -> Figure:
     groups = data.parts("groups", _MOST["groups"])
     rows = [_thin(part.numbers("values", 100_000), 400) for part in groups]
-    names = [part.text("label") or f"group {i + 1}" for i, part in enumerate(groups)]
+    names = [part.text("label", 18) or f"group {i + 1}" for i, part in enumerate(groups)]
     unit, limit = data.text("unit", 12), data.number("limit")
     known = _finite(v for row in rows for v in row)
     if not known:
         raise Undrawable("none of its values is a number")
     bounds = [*known, limit] if limit is not None else known
     ticks = charts.nice_ticks(min(0.0, *bounds), max(0.0, *bounds) * 1.02, 4)
-    gutter = min(190.0, 18 + 7.4 * max(len(name) for name in names))
-    scale = Scale(ticks[0], ticks[-1], gutter, 600)
+    gutter = 18 + _WIDE * max(len(name) for name in names)
+    scale = Scale(ticks[0], ticks[-1], gutter, 540)
     foot = 14 + 44.0 * len(rows)
     shapes: list[Shape] = []
     if limit is not None:
         x = scale.at(limit)
-        shapes.append(Rect(x, 8, 600 - x, foot - 8, "zone"))
+        shapes.append(Rect(x, 8, 540 - x, foot - 8, "zone"))
         shapes.append(Path(charts.plumb(x, 8, foot), "limit"))
         words = f"limit {text.figure(limit)} {unit}".strip()
-        near = ("end", x - 8) if x > 480 else ("start", x + 8)
+        near = ("end", x - 8) if x > 420 else ("start", x + 8)
         shapes.append(Label(near[1], 24, words, "limit-word", near[0]))
     table_rows = []
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
         middle = 31 + 44.0 * i
         is_last = i == len(rows) - 1
         look = "strong side" if is_last else "side faint"
-        shapes.append(Label(gutter - 12, middle + 4, _fit(name, gutter - 12, 7.4), look, "end"))
+        shapes.append(Label(0, middle + 4, name, look))
         values = _finite(row)
         # The golden ratio spreads neighbours apart the same way on every run.
         for k, v in enumerate(values):
@@ -526,18 +525,18 @@ def _dots(blank: Figure, data: _Data) -> Figure:
                     text.figure(max(values)),
                 )
             )
-    shapes.append(Path(charts.level(gutter, foot, 600), "grid"))
+    shapes.append(Path(charts.level(gutter, foot, 540), "grid"))
     for tick in ticks:
         is_end = tick == ticks[-1]
         words = f"{text.figure(tick)} {unit}".strip() if is_end else text.figure(tick)
-        at, anchor = (614.0, "end") if is_end else (scale.at(tick), "middle")
+        at, anchor = (560.0, "end") if is_end else (scale.at(tick), "middle")
         shapes.append(Label(at, foot + 20, words, "tick", anchor))
     told = [f"{row[0]}: median {row[3]} {unit} of {row[1]}" for row in table_rows]
     sentence = "; ".join(told)
     sentence += f"; the limit is {text.figure(limit)} {unit}".rstrip() if limit is not None else ""
     columns = ("", "timed", "least", "median", "most")
     table = Table(f"{blank.title}{', ' + unit if unit else ''}", columns, tuple(table_rows))
-    drawing = Drawing(620, foot + 28, tuple(shapes), blank.title, f"{sentence}.")
+    drawing = Drawing(560, foot + 28, tuple(shapes), blank.title, f"{sentence}.")
     return replace(blank, drawings=(drawing,), tables=(table,))
 
 
@@ -575,14 +574,14 @@ def _curve(blank: Figure, data: _Data) -> Figure:
     xs = [x for x, _ in drawn]
     x_ticks = charts.nice_ticks(min(xs), max(xs), 4)
     x_ticks = tuple(t for t in x_ticks if min(xs) <= t <= max(xs)) or (min(xs),)
-    gutter = 18 + 7.4 * max(len(text.figure(tick)) for tick in y_ticks)
-    x = Scale(min(xs), max(xs), gutter, 610)
+    gutter = 10 + _WIDE * max(len(text.figure(tick)) for tick in y_ticks)
+    x = Scale(min(xs), max(xs), gutter, 540)
     y = Scale(y_ticks[0], y_ticks[-1], 226, 30, is_log)
     shapes = _frame(x_ticks, y_ticks, x, y, data.text("x_label", 40), data.text("y_label", 40))
     if limit is not None:
-        shapes.append(Path(charts.level(gutter, y.at(limit), 610), "limit"))
+        shapes.append(Path(charts.level(gutter, y.at(limit), 540), "limit"))
         words = f"limit {text.figure(limit)}"
-        shapes.append(Label(606, y.at(limit) - 6, words, "limit-word", "end"))
+        shapes.append(Label(536, y.at(limit) - 6, words, "limit-word", "end"))
     rows = []
     for s, (name, points) in enumerate(series):
         for run in _runs(points, is_drawn):
@@ -608,13 +607,15 @@ def _curve(blank: Figure, data: _Data) -> Figure:
         else:
             rows.append((name, str(len(points)), "–", "–", "–", str(len(points))))
     names = [name for name, _ in series]
-    shapes, height = _legend(shapes, names, "bar", gutter, 262.0)
+    shapes, height = (
+        _legend(shapes, names, "bar", gutter, 262.0) if len(names) > 1 else (shapes, 262.0)
+    )
     sentence = "; ".join(f"{row[0]} goes from {row[2]} to {row[4]}" for row in rows)
     if limit is not None:
         sentence += f"; the limit is {text.figure(limit)}"
     columns = ("", "points", "first", "least", "last", "not drawn")
     table = Table(blank.title, columns, tuple(rows))
-    drawing = Drawing(640, height, tuple(shapes), blank.title, f"{sentence}.")
+    drawing = Drawing(560, height, tuple(shapes), blank.title, f"{sentence}.")
     return replace(blank, drawings=(drawing,), tables=(table,))
 
 
@@ -669,7 +670,7 @@ def _scatter(blank: Figure, data: _Data) -> Figure:
     if is_diagonal:
         across = up = across + up
     x_ticks, y_ticks = (charts.nice_ticks(min(v), max(v), 4) for v in (across, up))
-    gutter = 18 + 7.4 * max(len(text.figure(tick)) for tick in y_ticks)
+    gutter = 10 + _WIDE * max(len(text.figure(tick)) for tick in y_ticks)
     side = 320.0
     x = Scale(x_ticks[0], x_ticks[-1], gutter, gutter + side)
     y = Scale(y_ticks[0], y_ticks[-1], 30 + side * 0.8, 30)
@@ -708,11 +709,10 @@ def _graph(blank: Figure, data: _Data) -> Figure:
         source, target = part.text("from", 40), part.text("to", 40)
         if source in nodes and target in nodes:
             edges.append((source, target, part.text("label", 18)))
-    layers = _layers(list(nodes), [(a, b) for a, b, _ in edges])
-    widest = max(len(layer) for layer in layers)
-    width = 640.0
-    pitch = min(170.0, width / widest)
-    box_width, box_height, row_height = pitch - 14, 46.0, 88.0
+    layers, routes = _layers(list(nodes), [(a, b) for a, b, _ in edges])
+    width, row_height, box_height = 560.0, 92.0, 48.0
+    pitch = min(180.0, width / max(len(layer) for layer in layers))
+    box_width = pitch - 14
     places = {}
     for row, layer in enumerate(layers):
         start = width / 2 - pitch * len(layer) / 2
@@ -720,28 +720,28 @@ def _graph(blank: Figure, data: _Data) -> Figure:
             places[name] = (start + column * pitch + pitch / 2, 6 + row * row_height)
     shapes: list[Shape] = []
     for source, target, label in edges:
-        (ax, ay), (bx, by) = places[source], places[target]
         if source == target:
             continue
-        ay, by = (ay + box_height, by - 7) if by > ay else (ay, by + box_height + 7)
-        middle = charts.number((ay + by) / 2)
-        path = f"M{charts.number(ax)} {charts.number(ay)}C{charts.number(ax)} {middle} "
-        path += f"{charts.number(bx)} {middle} {charts.number(bx)} {charts.number(by)}"
-        shapes.append(Path(path, "arrow"))
-        tip = 5 if by > ay else -5
-        head = f"M{charts.number(bx - 5)} {charts.number(by - tip)}h10l-5 {tip * 2}z"
+        (ax, ay), (bx, by) = places[source], places[target]
+        is_down = by > ay
+        start_y, end_y = (ay + box_height, by - 7) if is_down else (ay, by + box_height + 7)
+        passed = [places[name] for name in routes[source, target]]
+        bends = [(x, y + box_height / 2) for x, y in passed]
+        shapes.append(Path(_route([(ax, start_y), *bends, (bx, end_y)]), "arrow"))
+        tip = 5 if is_down else -5
+        head = f"M{charts.number(bx - 5)} {charts.number(end_y - tip)}h10l-5 {tip * 2}z"
         shapes.append(Path(head, "tip"))
         if label:
-            shapes.append(Label((ax + bx) / 2, (ay + by) / 2 + 4, label, "tick halo", "middle"))
-    for name, (x, y) in places.items():
-        label, note = nodes[name]
+            at = bends[0] if bends else ((ax + bx) / 2, (start_y + end_y) / 2)
+            shapes.append(Label(at[0], at[1] + 4, label, "tick halo", "middle"))
+    for name, (label, note) in nodes.items():
+        x, y = places[name]
         shapes.append(Rect(x - box_width / 2, y, box_width, box_height, "box", 8))
-        room = max(3, int(box_width / 8))
-        shapes.append(
-            Label(x, y + (21 if note else 28), text.shorten(label, room), "axis strong", "middle")
-        )
+        room = max(3, int(box_width / _WIDE))
+        named = Label(x, y + (21 if note else 28), text.shorten(label, room), "axis", "middle")
+        shapes.append(named)
         if note:
-            shapes.append(Label(x, y + 37, text.shorten(note, room), "tick", "middle"))
+            shapes.append(Label(x, y + 38, text.shorten(note, room), "tick", "middle"))
     rows = tuple((nodes[a][0], nodes[b][0], label) for a, b, label in edges)
     sentence = f"{text.count(len(nodes), 'node')}, {text.count(len(edges), 'edge')}"
     if edges:
@@ -753,8 +753,26 @@ def _graph(blank: Figure, data: _Data) -> Figure:
     return replace(blank, drawings=(drawing,), tables=tables)
 
 
-def _layers(names: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
-    """Each node below all that point to it; edges that would close a circle are ignored."""
+def _route(points: Sequence[tuple[float, float]]) -> str:
+    """A curve through ``points`` that leaves and reaches each of them vertically."""
+    path = f"M{charts.number(points[0][0])} {charts.number(points[0][1])}"
+    for (ax, ay), (bx, by) in itertools.pairwise(points):
+        middle = charts.number((ay + by) / 2)
+        path += f"C{charts.number(ax)} {middle} {charts.number(bx)} {middle} "
+        path += f"{charts.number(bx)} {charts.number(by)}"
+    return path
+
+
+def _layers(
+    names: list[str], edges: list[tuple[str, str]]
+) -> tuple[list[list[str]], dict[tuple[str, str], list[str]]]:
+    """Each node below all that point to it, and free places where an edge passes a layer by.
+
+    Edges that would close a circle don't count.
+
+    Returns:
+        The names by layer, and for each edge the names of the places that it passes.
+    """
     depth = dict.fromkeys(names, 0)
     for _ in names:
         moved = False
@@ -764,8 +782,20 @@ def _layers(names: list[str], edges: list[tuple[str, str]]) -> list[list[str]]:
                 moved = True
         if not moved:
             break
-    filled = sorted(set(depth.values()))
-    return [[name for name in names if depth[name] == level] for level in filled]
+    filled = {level: row for row, level in enumerate(sorted(set(depth.values())))}
+    layers: list[list[str]] = [[] for _ in filled]
+    for name in names:
+        layers[filled[depth[name]]].append(name)
+    routes: dict[tuple[str, str], list[str]] = {}
+    for source, target in edges:
+        passed = routes.setdefault((source, target), [])
+        if passed:
+            continue
+        for row in range(filled[depth[source]] + 1, filled[depth[target]]):
+            # No node has such a name: ids were shortened to one line.
+            passed.append(f"{source}\n{target}\n{row}")
+            layers[row].append(passed[-1])
+    return layers, routes
 
 
 # text: panels of lines side by side
@@ -789,21 +819,20 @@ def _text(blank: Figure, data: _Data) -> Figure:
 
 def _alignment(blank: Figure, data: _Data) -> Figure:
     parts = data.parts("rows", 8)
-    rows = [(p.text("label", 24) or "", p.texts("sizes", _MOST["axes"], 14)) for p in parts]
+    rows = [(p.text("label", 16), p.texts("sizes", _MOST["axes"], 14)) for p in parts]
     result = data.texts("result", _MOST["axes"], 14)
     n = max(len(result), *(len(sizes) for _, sizes in rows))
     if not n:
         raise Undrawable("it has no sizes")
-    widest = max(6, *(len(label) for label, _ in rows))
-    gutter = min(190.0, 18 + 8.2 * widest)
+    gutter = 18 + _WIDE * max(6, *(len(label) for label, _ in rows))
     gap = 12
-    side = min(104.0, (640 - gutter - gap * (n - 1)) / n)
+    side = min(104.0, (560 - gutter - gap * (n - 1)) / n)
     shapes: list[Shape] = []
     lines = [*rows, ("result", result)] if result else rows
     for k, (label, sizes) in enumerate(lines):
         is_result = bool(result) and k == len(rows)
         y = 4 + 54 * k + (14 if is_result else 0)
-        shapes.append(Label(gutter - 16, y + 28, _fit(label, gutter - 16, 8.2), "side", "end"))
+        shapes.append(Label(0, y + 28, label, "side"))
         for c in range(n):
             own = c - (n - len(sizes))
             size = sizes[own] if own >= 0 else ""
@@ -825,7 +854,7 @@ def _alignment(blank: Figure, data: _Data) -> Figure:
     told = [f"{label or 'shape'} ({', '.join(sizes)})" for label, sizes in lines]
     note = data.text("note", 300)
     caption = f"{blank.caption} {note}".strip() if note else blank.caption
-    drawing = Drawing(640, height, tuple(shapes), blank.title, "; ".join(told) + ".")
+    drawing = Drawing(560, height, tuple(shapes), blank.title, "; ".join(told) + ".")
     return replace(blank, drawings=(drawing,), caption=caption)
 
 

@@ -172,7 +172,8 @@ class HistoryRow:
     """One attempt of the history table."""
 
     number: int
-    when: str
+    day: str
+    clock: str
     iso: str
     exercise: str
     exercise_number: str
@@ -418,6 +419,9 @@ def _check(
     code = _code(outcome.lines, latest.files if latest else {}) if is_mistake else ()
     output = text.cut(text.clean(outcome.output[:200_000]).strip("\n"), 8_000)
     has_task_hints = bool(exercise.task(check.task).hints)
+    figures = tuple(pictures.figure(picture) for picture in outcome.pictures[:6])
+    # The rows of axes are the same fact as the picture, laid out for a terminal.
+    is_drawn = any(figure.kind == "axes" for figure in figures)
     return CheckView(
         number=check.number,
         anchor=anchor(check.number),
@@ -429,8 +433,8 @@ def _check(
         points=check.points,
         note=note,
         sentence=text.cut(finding.sentence, 1500),
-        details=text.cut("\n".join(finding.details), 4000),
-        figures=tuple(pictures.figure(picture) for picture in outcome.pictures[:6]),
+        details="" if is_drawn else text.cut("\n".join(finding.details), 4000),
+        figures=figures,
         smallest=text.cut(finding.smallest, 2000),
         expected=text.value(outcome.expected)
         if is_mistake and outcome.expected is not None
@@ -650,7 +654,8 @@ def history_rows(
         rows.append(
             HistoryRow(
                 number=attempt.number,
-                when=f"{text.day(when)}, {text.clock(when)}",
+                day=text.day(when),
+                clock=text.clock(when),
                 iso=when.isoformat(timespec="minutes"),
                 exercise=attempt.exercise,
                 exercise_number=short_number(attempt.exercise),
