@@ -11,7 +11,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grader import console, feedback, files, grading, records, roadmap, screens, selection, source
+from grader import (
+    catalogue,
+    console,
+    feedback,
+    files,
+    grading,
+    records,
+    roadmap,
+    screens,
+    selection,
+    source,
+)
 from grader.console import Closing
 from grader.course import Course
 from grader.errors import GraderError, UsageError
@@ -286,7 +297,7 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     """Write all pages."""
     folder = to or desk.course.reports
     with History.open(desk.database) as kept:
-        _write_pages(desk, kept, desk.course.exercises(), folder)
+        _write_pages(desk, kept, catalogue.exercises(desk.course), folder)
     index = folder / "index.html"
     desk.out.write(f"Written: {desk.course.display(index)}")
     if is_opened:
@@ -381,7 +392,7 @@ def _closing(
     if kept is None:
         return closing
     if attempt.is_solved and not attempt.selected:
-        road = roadmap.of(desk.course.exercises(), kept.attempts(), desk.now)
+        road = roadmap.of(catalogue.exercises(desk.course), kept.attempts(), desk.now)
         return replace(
             closing,
             is_first_pass=not any(a.is_solved for a in before),
@@ -473,7 +484,7 @@ def _write_pages(
     from grader import pages
 
     to = folder or desk.course.reports
-    exercises = desk.course.exercises()
+    exercises = catalogue.exercises(desk.course)
     attempts, latest = kept.attempts(), kept.latest_all()
     places = {exercise.id: place for place, exercise in enumerate(exercises)}
     titles = [(exercise.id, exercise.title) for exercise in exercises]
@@ -517,7 +528,7 @@ def _path_of(desk: Desk, exercise: Exercise) -> str:
 
 def _roadmap(desk: Desk) -> roadmap.Roadmap:
     with History.open(desk.database) as kept:
-        return roadmap.of(desk.course.exercises(), kept.attempts(), desk.now)
+        return roadmap.of(catalogue.exercises(desk.course), kept.attempts(), desk.now)
 
 
 def _exercise(desk: Desk, word: str | None) -> Exercise:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import grader
@@ -23,11 +24,13 @@ from grader.model import (
     Exercise,
     Fault,
     Kind,
+    Limits,
     Line,
     Message,
     Outcome,
     Picture,
     Status,
+    Task,
     Verdict,
 )
 
@@ -99,6 +102,32 @@ def check_from_json(record: Mapping[str, Any]) -> Check:
     """The check inside an outcome."""
     after = tuple(record.get("after", ()))
     return Check(**_known(Check, record, kind=Kind(record["kind"]), after=after))
+
+
+def exercise_to_json(exercise: Exercise) -> Json:
+    """An exercise without its folders, which differ from machine to machine."""
+    record: Json = _to_json(exercise)
+    return {name: item for name, item in record.items() if name not in ("source", "folder")}
+
+
+def exercise_from_json(record: Mapping[str, Any], source: Path, folder: Path) -> Exercise:
+    """The exercise that `exercise_to_json` was given, in these folders.
+
+    Raises:
+        KeyError, ValueError, TypeError: the record was not written by `exercise_to_json`.
+    """
+    known = _known(
+        Exercise,
+        record,
+        files=tuple(record["files"]),
+        data=tuple(record["data"]),
+        tasks=tuple(
+            Task(**_known(Task, task, hints=tuple(task["hints"]))) for task in record["tasks"]
+        ),
+        checks=tuple(check_from_json(check) for check in record["checks"]),
+        limits=Limits(**_known(Limits, record["limits"])),
+    )
+    return Exercise(**({"week": None} | known), source=source, folder=folder)
 
 
 def result(
