@@ -1,9 +1,9 @@
 """Answers to day 3 that its suite must accept or reject."""
 
 import numpy as np
+from broadcasting import *
 from torch.nn import functional as F
 
-from broadcasting import *
 from grader.answers import accepted, rejected
 
 # --- broadcast_shape
@@ -58,16 +58,12 @@ def recursive(*shapes):
 @rejected("broadcast_shape", by=("test_two_shapes", "test_any_number_of_shapes"), says="left")
 def aligns_left(*shapes):
     result = []
-    for axis, sizes in enumerate(zip_longest(*shapes, fillvalue=1)):
+    for axis, sizes in enumerate(zip_longest(*shapes, fillvalue=1), start=1):
         sizes = set(sizes) - {1} or {1}
         if len(sizes) > 1:
-            return aligned_with_the_largest(*shapes)
+            raise ValueError(f"axis -{axis}")
         result.append(sizes.pop())
     return tuple(result)
-
-
-def aligned_with_the_largest(*shapes):
-    return tuple(max(sizes) for sizes in zip_longest(*shapes, fillvalue=1))
 
 
 @rejected("broadcast_shape", by=("test_size_zero", "test_names_the_axis"), says="largest")
@@ -188,7 +184,7 @@ def adds_empty_tensors(*shapes):
         return broadcast_shape_by_rule(*shapes)
 
 
-@rejected("broadcast_shape", by="test_plain_python", says="np")
+@rejected("broadcast_shape", by="test_plain_python", says="NumPy")
 def asks_numpy(*shapes):
     try:
         return np.broadcast_shapes(*shapes)
@@ -635,7 +631,7 @@ def with_autograd(grad, shape):
     return torch.autograd.grad(leaf.expand(grad.shape), leaf, grad)[0]
 
 
-@rejected("unbroadcast", by="test_forbidden", says="autograd")
+@rejected("unbroadcast", by="test_forbidden", says="backward")
 def with_backward(grad, shape):
     leaf = torch.zeros(shape, dtype=grad.dtype, requires_grad=True)
     if leaf.shape == grad.shape:
@@ -644,7 +640,7 @@ def with_backward(grad, shape):
     return leaf.grad
 
 
-@rejected("unbroadcast", by="test_forbidden", says="autograd")
+@rejected("unbroadcast", by="test_forbidden", says="torch.func")
 def with_vjp(grad, shape):
     if tuple(grad.shape) == tuple(shape):
         return grad
@@ -915,7 +911,7 @@ def in_double_precision(x, lengths):
     return {"mean": mean.to(x.dtype), "var": var.to(x.dtype), "max": high, "mask": mask}
 
 
-@accepted("masked_stats")
+@rejected("masked_stats", by=("test_garbage_gradient", "test_gradient"), says="nan")
 def with_nan_for_the_padding(x, lengths):
     mask = torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None]
     gaps = x.masked_fill(~mask[..., None], math.nan)
@@ -1041,7 +1037,7 @@ def mask_of_numbers(reference: str) -> str:
     return reference.replace('"mask": mask', '"mask": mask.float()')
 
 
-@rejected("masked_stats", by="test_shapes", says="keepdim")
+@rejected("masked_stats", by="test_shapes", says="extra axis")
 def statistics_that_keep_seq(reference: str) -> str:
     return reference.replace('"mean": mean', '"mean": mean[:, None]')
 

@@ -95,8 +95,8 @@ def pairwise_sqdist(x: Tensor, y: Tensor) -> Tensor:
         y: (batch, m, d)
 
     Returns:
-        (batch, n, m), never negative. At most six tensors of that size live at once, so
-        (batch, n, m, d) is never built.
+        (batch, n, m), never negative. At most eight tensors of that size live at once,
+        so (batch, n, m, d) is never built.
     """
     ### BEGIN SOLUTION 5: expand the square, one matrix product, nothing below 0
     # Moving all points changes no distance; near the origin less is lost to rounding.
