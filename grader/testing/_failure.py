@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from grader.testing import _record
 
 
-class CheckFailed(AssertionError):  # noqa: N818 (what happened, in the words of the plugin)
+class CheckFailed(AssertionError):
     """The submission's answer is wrong; `str()` of it is the sentence for the learner."""
 
     def __init__(

@@ -9,6 +9,7 @@ them sees what one operator does inside C++.
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 import sys
 import types
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.overrides import get_ignored_functions as _ignored_functions
 
 from grader.testing._failure import CheckFailed
 
@@ -112,6 +114,7 @@ _SPACES: dict[str, Any] = {
     "fft.": torch.fft,
     "autograd.": torch.autograd,
     "nn.init.": nn.init,
+    "nn.functional.": functional,
 }
 _PREFIXES = ("torch.", "Tensor.", "F.", "nn.functional.", "functional.")
 
@@ -197,6 +200,7 @@ class _Ban:
         self.spaces: dict[str, str] = {}  # "linalg." -> as the author wrote it
         self.modules: dict[Any, str] = {}  # a `forward` -> as the author wrote it
         self.codes: dict[types.CodeType, str] = {}
+        self.builtins: dict[Any, str] = {}
         self._why = why
         self._allow = frozenset(_stripped(name) for name in allow)
         for name in names:
@@ -210,11 +214,17 @@ class _Ban:
             return
         if f"{name}." in _SPACES:
             self.spaces[f"{name}."] = written
-        if first in _FIRST or _is_tensor_function(name):
-            self.functions[first] = written
             return
-        codes = set(_codes_of(_looked_up(name)))
-        if not codes and f"{name}." not in _SPACES:
+        found = _looked_up(name)
+        is_operator = first in _FIRST or _is_tensor_function(name)
+        if is_operator:
+            self.functions[first] = written
+            if found is None or found not in _ignored_functions():
+                return
+        codes = set(_codes_of(found))
+        if isinstance(found, types.BuiltinFunctionType):
+            self.builtins[found] = written
+        elif not codes and not is_operator:
             raise ValueError(f"torch has no function {written!r} that can be forbidden")
         self.codes.update(dict.fromkeys(codes, written))
 
@@ -265,7 +275,7 @@ def _watched(ban: _Ban) -> Iterator[None]:
             if ban.functions or ban.spaces or ban.everything:
                 stack.enter_context(_Watcher(ban))
             # Last in, first out: so it sees nothing of the others' coming and going.
-            if ban.codes or ban.everything:
+            if ban.codes or ban.builtins or ban.everything:
                 stack.enter_context(_profiled(ban))
             yield
     except BaseException as error:
@@ -287,9 +297,12 @@ class _Watcher(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         __tracebackhide__ = True
-        written = self._ban.of_function(func)
-        if written is not None:
-            self._ban.use(written, _getframe(1))
+        caller = _getframe(1)
+        # A helper of this package that a suite calls within the context is no use.
+        if not caller.f_code.co_filename.startswith(_HERE):
+            written = self._ban.of_function(func)
+            if written is not None:
+                self._ban.use(written, caller)
         return func(*args, **(kwargs or {}))
 
 
@@ -310,15 +323,18 @@ def _profiled(ban: _Ban) -> Iterator[None]:
     def watch(frame: types.FrameType, event: str, arg: Any) -> None:
         __tracebackhide__ = True
         if event == "call":
-            written = ban.codes.get(frame.f_code)
+            code, caller = frame.f_code, frame.f_back
+            if caller is None or caller.f_code.co_filename.startswith(_HERE):
+                return
+            written = ban.codes.get(code)
+            if ban.everything and code.co_filename.startswith(_TORCH):
+                written = f"torch's {code.co_name}"
             if written is not None:
-                ban.use(written, frame.f_back)
-            if ban.everything and frame.f_code.co_filename.startswith(_TORCH):
-                ban.use(f"torch's {frame.f_code.co_name}", frame.f_back)
-        elif event == "c_call" and ban.everything:
-            home = str(getattr(arg, "__module__", None) or "")
-            if home.partition(".")[0] == "torch":
-                ban.use(f"torch's {arg.__name__}", frame)
+                ban.use(written, caller)
+        elif event == "c_call" and not frame.f_code.co_filename.startswith(_HERE):
+            written = _of_builtin(ban, arg)
+            if written is not None:
+                ban.use(written, frame)
 
     before = _getprofile()
     _setprofile(watch)
@@ -326,6 +342,17 @@ def _profiled(ban: _Ban) -> Iterator[None]:
         yield
     finally:
         _setprofile(before)
+
+
+def _of_builtin(ban: _Ban, function: Any) -> str | None:
+    try:
+        written = ban.builtins.get(function)
+    except TypeError:  # a method of something that cannot be hashed
+        return None
+    home = str(getattr(function, "__module__", None) or "")
+    if ban.everything and home.partition(".")[0] == "torch":
+        return f"torch's {function.__name__}"
+    return written
 
 
 def _stripped(name: str) -> str:
@@ -348,17 +375,9 @@ def _is_tensor_function(name: str) -> bool:
     homes = (home, torch.Tensor, functional) if home is torch else (home,)
     for place in homes:
         found = getattr(place, last, None)
-        if found is None or isinstance(found, type | types.ModuleType):
-            continue
-        if last not in _BLIND:
+        if found is not None and not isinstance(found, type | types.ModuleType):
             return True
     return False
-
-
-# Python functions of torch that no function mode is told of.
-_BLIND = frozenset(
-    {"broadcast_shapes", "finfo", "iinfo", "compile", "vmap", "no_grad", "promote_types"}
-)
 
 
 def _looked_up(name: str) -> Any:
@@ -402,9 +421,21 @@ def _names_of(func: Any) -> tuple[str, ...]:
         home = _HOMES.get(getattr(func, "__module__", None) or "", "")
         # The functions of torch.linalg are called linalg_norm inside.
         name = home + name.removeprefix(home.rstrip(".") + "_")
+        if func in _functional():
+            return (name, f"nn.functional.{name}")
     if name.endswith("_") and not name.endswith("__"):
         return (name, name[:-1])
     return (name,)
+
+
+@functools.cache
+def _functional() -> frozenset[Any]:
+    """The functions of torch.nn.functional, its own and those from C++."""
+    return frozenset(
+        value
+        for name, value in vars(functional).items()
+        if not name.startswith("_") and callable(value)
+    )
 
 
 def _site(frame: types.FrameType | None) -> types.FrameType | None:

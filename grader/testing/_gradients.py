@@ -45,7 +45,7 @@ _equal, _nonzero, _argmax, _isnan, _ones = (
     torch.isnan,
     torch.ones,
 )
-_requires_grad, _copy = torch.Tensor.requires_grad_, torch.Tensor.copy_
+_randint, _requires_grad, _copy = torch.randint, torch.Tensor.requires_grad_, torch.Tensor.copy_
 
 _STEP = 1e-6
 _RTOL, _ATOL = 1e-3, 1e-5  # of gradcheck
@@ -53,7 +53,11 @@ _MOST_POINTS = 400  # of the picture
 
 
 def assert_gradients(
-    fn: Callable[..., Any], *inputs: Any, order: int = 1, fast: bool = False
+    fn: Callable[..., Any],
+    *inputs: Any,
+    order: int = 1,
+    fast: bool = False,
+    names: Sequence[str] | None = None,
 ) -> None:
     """The gradients of `fn` agree with finite differences, in float64.
 
@@ -64,6 +68,7 @@ def assert_gradients(
             gets copies.
         order: 2 also compares the gradient's own gradient.
         fast: compare along one random direction, for more than some 200 elements.
+        names: of the inputs, for the message; those of the signature where not given.
 
     Raises:
         CheckFailed: a gradient is wrong, or the result doesn't require grad.
@@ -83,10 +88,10 @@ def assert_gradients(
             )
     if not chosen:
         raise TypeError("assert_gradients needs an input with a gradient: a float64 tensor")
-    names = _names(fn, inputs)
-    _compare(fn, inputs, chosen, names, fast, "")
+    called = list(names) if names is not None else _names(fn, inputs)
+    _compare(fn, inputs, chosen, called, fast, "")
     if order >= 2:
-        _compare_second(fn, inputs, chosen, names, fast)
+        _compare_second(fn, inputs, chosen, called, fast)
 
 
 def assert_gradients_close(
@@ -115,7 +120,7 @@ def assert_gradients_close(
     __tracebackhide__ = True
     chosen = _chosen(inputs)
     called = list(names) if names is not None else _names(fn, inputs)
-    seed = int(torch.randint(2**62, ()))
+    seed = int(_randint(2**62, ()))
     mine = _copies(inputs, chosen)
     with _enable_grad():
         results = _results(fn(*mine))
@@ -132,9 +137,11 @@ def assert_gradients_close(
         assert_close(result, value, rtol=rtol, atol=atol, what=what, explain=explain)
     wanted = _pulled(expected, [theirs[i] for i in chosen], seed)
     _requires(results, [called[i] for i in chosen], any(g is not None for g in wanted))
+    leaves = [mine[i] for i in chosen]
     with _blamed("backward raises"):
-        found = _pulled(results, [mine[i] for i in chosen], seed)
-    for i, gradient, asked in zip(chosen, found, wanted, strict=True):
+        found = _pulled(results, leaves, seed, keep=True)
+        doubled = _pulled(results, leaves, seed, scale=2.0)
+    for i, gradient, asked, again in zip(chosen, found, wanted, doubled, strict=True):
         what = f"the gradient with respect to {called[i]}"
         if gradient is None and asked is not None:
             if none_is_zero:
@@ -147,7 +154,18 @@ def assert_gradients_close(
             if bool(_any(gradient != 0)):
                 fail(f"{what} must be 0: the result does not depend on it", id="gradient.extra")
             continue
-        assert_close(gradient, asked, rtol=rtol, atol=atol, what=what)
+        try:
+            assert_close(gradient, asked, rtol=rtol, atol=atol, what=what)
+        except CheckFailed as failure:
+            if again is not None and bool(_any(asked != 0)) and _equal(gradient, again):
+                fail(
+                    _ignores_upstream(called[i]),
+                    id="gradient.upstream",
+                    expected=failure.expected,
+                    got=failure.got,
+                    details=(failure.text,),
+                )
+            raise
 
 
 def assert_independent(
@@ -275,7 +293,7 @@ def _pulled(
     seed: int,
     *,
     keep: bool = False,
-    create: bool = False,
+    scale: float = 1.0,
 ) -> list[Tensor | None]:
     """The gradients under a random upstream gradient, the same for the same seed.
 
@@ -288,13 +306,13 @@ def _pulled(
         for result in results:
             upstream = _randn(tuple(result.shape), dtype=torch.float64, generator=generator)
             if result.requires_grad:
-                part = _sum(result * upstream.to(result.device, result.dtype))
+                part = _sum(scale * result * upstream.to(result.device, result.dtype))
                 total = part if total is None else total + part
         if total is None:
             return [None for _ in inputs]
         if total.is_complex():
             total = total.real
-        return list(_grad(total, inputs, allow_unused=True, retain_graph=keep, create_graph=create))
+        return list(_grad(total, inputs, allow_unused=True, retain_graph=keep))
 
 
 @contextmanager
@@ -526,6 +544,13 @@ def _fail_gradient(
     )
 
 
+def _ignores_upstream(name: str) -> str:
+    return (
+        f"the gradient with respect to {name} is the same whatever comes from above: "
+        "backward must multiply by grad_output"
+    )
+
+
 def _place_of(position: int, tensor: Tensor) -> str:
     index: list[int] = []
     for length in reversed(tensor.shape):
@@ -544,6 +569,10 @@ def _mistake(analytic: Tensor, numeric: Tensor, name: str, order: str) -> str | 
     def agree(first: Tensor, second: Tensor) -> bool:
         return bool(_all(_abs(first - second) <= _ATOL + _RTOL * _abs(second)))
 
+    if analytic.ndim == 2 and analytic.shape[0] > 1:
+        first = analytic[:1].expand_as(analytic)
+        if bool(_all(analytic == first)) and not agree(numeric[:1].expand_as(numeric), numeric):
+            return _ignores_upstream(name)
     if agree(analytic, -numeric):
         return f"{what} has the wrong sign"
     large = _abs(numeric) > 1e-2 * _abs(numeric).max()

@@ -6,12 +6,14 @@ import copy
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from grader.testing._failure import fail
+from grader.testing import _words
+from grader.testing._failure import CheckFailed, fail
+from grader.testing._operators import DispatchMode, name_of, tensors_of
 from grader.testing._trees import mapped, named_tensors_in
 
 _to, _deepcopy = torch.Tensor.to, copy.deepcopy
@@ -33,7 +35,10 @@ _STRAYS = (
     "different device",
 )
 # How torch says that a meta tensor has no values to look at.
-_NO_VALUES = ("meta tensor", "meta device", "'meta' backend", "'Meta' backend", "meta tensors")
+_NO_VALUES = ("meta", "Meta", "data-independent", "data dependent")
+# What may well mix devices: an index or a source on the CPU.
+_MIXING = frozenset({"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"})
+_MIXING |= {"copy_", "_to_copy", "_copy_from", "set_"}
 
 
 def assert_runs_on_meta(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -48,16 +53,14 @@ def assert_runs_on_meta(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     given = [_on_meta(value) for value in args]
     named = {key: _on_meta(value) for key, value in kwargs.items()}
     try:
-        result = moved(*given, **named)
+        with _Devices():  # type: ignore[no-untyped-call]
+            result = moved(*given, **named)
+    except CheckFailed:
+        raise
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         text = str(error)
         if any(stray in text for stray in _STRAYS):
-            fail(
-                "you created a tensor without device=: it is on the CPU though the inputs are "
-                "not (x.new_zeros, torch.zeros_like(x) and device=x.device follow the input)",
-                id="device.stray",
-                details=(text.strip().splitlines()[0][:150],),
-            )
+            _fail_stray(text.strip().splitlines()[0][:150])
         if any(said in text for said in _NO_VALUES):
             return None
         raise
@@ -71,6 +74,35 @@ def assert_runs_on_meta(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> An
                 got=str(tensor.device),
             )
     return result
+
+
+class _Devices(DispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what a second device would refuse; some meta kernels don't look."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        __tracebackhide__ = True
+        kwargs = kwargs or {}
+        name = name_of(func)
+        inputs = list(tensors_of((*args, *kwargs.values())))
+        if name not in _MIXING and any(tensor.is_meta for tensor in inputs):
+            for tensor in inputs:
+                # A single number may come from the CPU.
+                if not tensor.is_meta and tensor.ndim:
+                    shape = _words.shape(tuple(tensor.shape))
+                    _fail_stray(f"{name} is given a tensor of shape {shape} on {tensor.device}")
+        return func(*args, **kwargs)
+
+
+def _fail_stray(detail: str) -> NoReturn:
+    __tracebackhide__ = True
+    fail(
+        "you created a tensor without device=: it is on the CPU though the inputs are not "
+        "(x.new_zeros, torch.zeros_like(x) and device=x.device follow the input)",
+        id="device.stray",
+        details=(detail,),
+    )
 
 
 def _on_meta(value: Any) -> Any:

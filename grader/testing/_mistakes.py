@@ -42,6 +42,8 @@ def explanations(
 ) -> list[str]:
     """Sentences that each explain all of the result; more than one means none is sure.
 
+    A sentence names its subject `{what}`.
+
     Args:
         got: the result, (*), float64 or complex128, of the shape of `expected`.
         expected: (*), of the same dtype.
@@ -55,7 +57,7 @@ def explanations(
     ):
         return []
     if matches(got, 0 * expected):
-        return ["every element is 0"]
+        return ["every element of {what} is 0"]
     found = [*_of_sign_and_scale(got, expected, matches)]
     if expected.ndim:
         found += _of_axes(got, expected, matches, names)
@@ -66,11 +68,11 @@ def explanations(
 
 def _of_sign_and_scale(got: Tensor, expected: Tensor, matches: Matches) -> Iterator[str]:
     if matches(got, -expected):
-        yield "the sign is flipped"
+        yield "the sign of {what} is flipped"
         return
     if expected.is_complex():
         if matches(got, expected.conj()):
-            yield "it is the complex conjugate of what was expected"
+            yield "{what} is the complex conjugate of what was expected"
         return
     large = _abs(expected) > 1e-3 * _abs(expected).max()
     chosen = expected[large]
@@ -78,13 +80,14 @@ def _of_sign_and_scale(got: Tensor, expected: Tensor, matches: Matches) -> Itera
     if chosen.numel() >= 3 and _unique(chosen).numel() >= 2:
         factor = float(_median(got[large] / chosen))
         if math.isfinite(factor) and abs(factor) > 1e-12 and matches(got, factor * expected):
-            yield f"every element is {_words.number(factor, 5)} times the expected one" + _named(
-                factor
+            yield (
+                f"every element of {{what}} is {_words.number(factor, 5)} times the expected one"
+                + _named(factor)
             )
         offset = float(_median(got - expected))
         if math.isfinite(offset) and matches(got, expected + offset):
             direction = "large" if offset > 0 else "small"
-            yield f"every element is too {direction} by {_words.number(abs(offset), 5)}"
+            yield f"every element of {{what}} is too {direction} by {_words.number(abs(offset), 5)}"
 
 
 def _named(factor: float) -> str:
@@ -126,31 +129,31 @@ def _of_axes(
         if len(swapped) == 1:
             moved = [i for i in axes if swapped[0][i] != i]
             if moved == [expected.ndim - 2, expected.ndim - 1]:
-                yield "it is transposed: its last two axes are swapped"
+                yield "{what} is transposed: its last two axes are swapped"
             elif len(moved) == 2:
                 said = _words.listed(_words.axis(i, names) for i in moved)
-                yield f"{said} are swapped"
+                yield f"{said} of {{what}} are swapped"
             else:
-                yield f"its axes are in the order {_words.shape(swapped[0])}"
+                yield f"the axes of {{what}} are in the order {_words.shape(swapped[0])}"
     for axis in axes:
         if shape[axis] < 2:
             continue
         said = _words.axis(axis, names)
         if matches(got, _flip(expected, (axis,))):
-            yield f"{said} is in reverse order"
+            yield f"{said} of {{what}} is in reverse order"
         elif shape[axis] > 2:
             for step in (1, -1):
                 rolled = _roll(expected, step, axis)
                 if matches(got, rolled):
-                    yield f"it is shifted by one along {said}"
+                    yield f"{{what}} is shifted by one along {said}"
                     break
                 kept = (axis, 1, shape[axis] - 1) if step == 1 else (axis, 0, shape[axis] - 1)
                 if matches(_narrow(got, *kept), _narrow(rolled, *kept)):
-                    yield f"it is shifted by one along {said}"
+                    yield f"{{what}} is shifted by one along {said}"
                     break
         first = _narrow(expected, axis, 0, 1).expand_as(expected)
         if matches(got, first):
-            yield f"every entry along {said} is the first one"
+            yield f"every entry of {{what}} along {said} is the first one"
     yield from _of_normalised_axis(got, expected, matches, names)
 
 
@@ -168,7 +171,7 @@ def _of_normalised_axis(
     should, does = normalised(expected), normalised(got)
     if len(should) == 1 and len(does) == 1 and should != does:
         yield (
-            f"it sums to 1 over {_words.axis(does[0], names)}; "
+            f"{{what}} sums to 1 over {_words.axis(does[0], names)}; "
             f"it must sum to 1 over {_words.axis(should[0], names)}"
         )
 
@@ -177,13 +180,13 @@ def _of_function(got: Tensor, expected: Tensor, matches: Matches) -> Iterator[st
     if expected.numel() < 2:
         return
     table: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
-        ("it is the exponential of what was expected: is a log missing?", _exp),
-        ("it is the logarithm of what was expected", _log),
-        ("it is the square of what was expected: is a square root missing?", _square),
-        ("it is the square root of what was expected", _sqrt),
-        ("it is 1 / what was expected", _reciprocal),
-        ("it is the absolute value of what was expected", _abs),
-        ("it is the softmax of what was expected", _softmax_of_rows),
+        ("{what} is the exponential of what was expected: is a log missing?", _exp),
+        ("{what} is the logarithm of what was expected", _log),
+        ("{what} is the square of what was expected: is a square root missing?", _square),
+        ("{what} is the square root of what was expected", _sqrt),
+        ("{what} is 1 / what was expected", _reciprocal),
+        ("{what} is the absolute value of what was expected", _abs),
+        ("{what} is the softmax of what was expected", _softmax_of_rows),
     )
     for sentence, function in table:
         changed = function(expected)

@@ -203,6 +203,8 @@ def _resized(
 def _missing(
     got: tuple[int, ...], expected: tuple[int, ...], names: tuple[str, ...]
 ) -> _Finding | None:
+    if not got and prod(expected) > 1:
+        return _Finding("reduced", "it is a single number: every axis was reduced")
     for kept in combinations(range(len(expected)), len(got)):
         if tuple(expected[i] for i in kept) != got:
             continue
@@ -225,8 +227,6 @@ def _missing(
             sentence = f"axes {which}{named} are merged into one of {merged[first]}"
             moves = tuple((i, first) for i in range(first, last))
             return _Finding("merged", sentence, tuple(range(first, last)), moves)
-    if not got:
-        return _Finding("reduced", "it is a single number: every axis was reduced")
     return None
 
 

@@ -101,7 +101,8 @@ def assert_same_seed_same_result(
         what: the subject of the message.
     """
     __tracebackhide__ = True
-    states = _get_state(), random.getstate()
+    numpy = sys.modules.get("numpy")
+    states = _get_state(), random.getstate(), numpy and numpy.random.get_state()
     try:
         results = [_seeded(fn, seed, generator) for seed in (11, 11, 12)]
         if _first_difference(results[1], results[0], what) is not None:
@@ -113,6 +114,8 @@ def assert_same_seed_same_result(
     finally:
         _set_state(states[0])
         random.setstate(states[1])
+        if numpy is not None:
+            numpy.random.set_state(states[2])
 
 
 def _run(

@@ -62,8 +62,8 @@ def assert_close(
     nan or the same infinity. Integers and bools agree when they are equal.
 
     Args:
-        got: a tensor; a number where `expected` is one (a 0-d tensor will do); a tuple, list or
-            dict of such where `expected` is one.
+        got: a tensor; a NumPy array where `expected` is one; a number where `expected` is one (a
+            0-d tensor will do); a tuple, list or dict of such where `expected` is one.
         expected: the same, computed without the submission. On whichever device.
         rtol: relative tolerance; by dtype where not given: 1e-7 for float64, 1e-5 for float32
             and for Python's numbers, 1e-2 for half precision.
@@ -74,15 +74,17 @@ def assert_close(
             one). If exactly one gives the result, the message is its sentence.
     """
     __tracebackhide__ = True
+    got, expected = _from_numpy(got, expected, what)
     if isinstance(expected, Mapping):
         _same_keys(got, expected, what)
         for key in expected:
             part = f"{what}[{key!r}]"
-            assert_close(got[key], expected[key], rtol=rtol, atol=atol, what=part)
+            item = dict.__getitem__(got, key)
+            assert_close(item, expected[key], rtol=rtol, atol=atol, what=part)
     elif isinstance(expected, tuple | list):
-        _same_length(got, expected, what)
+        items = _same_length(got, expected, what)
         for i, item in enumerate(expected):
-            assert_close(got[i], item, rtol=rtol, atol=atol, axes=axes, what=f"{what}[{i}]")
+            assert_close(items[i], item, rtol=rtol, atol=atol, axes=axes, what=f"{what}[{i}]")
     elif isinstance(expected, _Tensor):
         _tensors_close(assert_tensor(got, what), expected, rtol, atol, axes, what, explain)
     else:
@@ -102,6 +104,7 @@ def assert_equal(
             message is its sentence.
     """
     __tracebackhide__ = True
+    got, expected = _from_numpy(got, expected, what)
     if isinstance(expected, _Tensor):
         tensor = assert_tensor(got, what)
         _tensors_close(tensor, expected, 0.0, 0.0, None, what, explain)
@@ -248,19 +251,15 @@ class _Difference:
         self.came = _number_at(got, self.worst)
 
     def _find_worst(self) -> list[int]:
-        """Where a value is nan that should not be; else where the difference is greatest."""
+        """Where the difference is greatest; the first nan or infinity where there is one."""
         if self._wrong.ndim == 0:
             return []
-        odd = _logical_and(self._wrong, _isnan(self._got) if self._real else self._wrong)
-        if not bool(_any(odd)) or not self._real:
-            size = _abs(self._got - self._expected) if self._real else _to(self._wrong, torch.int8)
-            size = (
-                _where(_isnan(size), _full_like(size, float("inf")), size) if self._real else size
-            )
-            size = _where(self._wrong, size, _full_like(size, -1))
-            flat = int(_argmax(size))
+        if self._real:
+            gap = _abs(self._got - self._expected)
+            gap = _where(_isnan(gap), _full_like(gap, float("inf")), gap)
         else:
-            flat = int(_argmax(_to(odd, torch.int8)))
+            gap = _to(self._wrong, torch.float64)
+        flat = int(_argmax(_where(self._wrong, gap, _full_like(gap, -1))))
         index: list[int] = []
         for length in reversed(self._wrong.shape):
             index.insert(0, flat % length)
@@ -304,14 +303,7 @@ class _Difference:
                 found = self._precision()
         if len(found) != 1:
             return None
-        sentence = found[0]
-        if sentence.startswith(("it ", "its ")):
-            return (
-                sentence.replace("it ", f"{what} ", 1)
-                if sentence[2] == " "
-                else (f"{what}: {sentence}")
-            )
-        return f"{what}: {sentence}"
+        return found[0].replace("{what}", what)
 
     def _explanation_of_exact(self, what: str) -> str | None:
         if self._dtype is not torch.bool or self._wrong.numel() < 2:
@@ -322,7 +314,7 @@ class _Difference:
 
     def _precision(self) -> list[str]:
         if self._dtype is torch.float64 and matches(self._got, self._expected, 1e-5, 1e-6):
-            return ["it is right to float32 precision only: on the way it left float64"]
+            return ["{what} is right to float32 precision only: on the way it left float64"]
         if self._dtype is torch.float32:
             for narrow in (torch.bfloat16, torch.float16):
                 rounded = _to(_to(self._got, narrow), torch.float64)
@@ -330,7 +322,9 @@ class _Difference:
                     self._got, self._expected, 2e-2, 2e-2
                 ):
                     name = _words.dtype(narrow)
-                    return [f"it is right to {name} precision only: on the way it left float32"]
+                    return [
+                        f"{{what}} is right to {name} precision only: on the way it left float32"
+                    ]
         return []
 
     def further(self) -> tuple[str, ...]:
@@ -369,6 +363,25 @@ def _wide(tensor: Tensor) -> Tensor:
     elif tensor.is_complex():
         dtype = torch.complex128
     return _clone(_to(_to(tensor, "cpu"), dtype))
+
+
+def _from_numpy(got: Any, expected: Any, what: str) -> tuple[Any, Any]:
+    """Both as tensors where an array is expected; an expected NumPy number as a plain one."""
+    __tracebackhide__ = True
+    if type(expected).__module__ != "numpy" or not hasattr(expected, "dtype"):
+        return got, expected
+    if type(expected).__name__ != "ndarray":
+        return got, expected.item()
+    if type(got) is not type(expected):
+        fail(f"{what} is {_words.kind(got)}; expected a numpy.ndarray", id="type.array")
+    if got.dtype != expected.dtype:
+        fail(
+            f"{what} is {got.dtype}; expected {expected.dtype}",
+            id="dtype",
+            expected=str(expected.dtype),
+            got=str(got.dtype),
+        )
+    return _tensor(got), _tensor(expected)
 
 
 def _has_values(tensor: Tensor, what: str) -> None:
@@ -477,17 +490,19 @@ def _listed(keys: Sequence[Any]) -> str:
     return _words.listed([repr(key) for key in keys[:6]] + (["…"] if len(keys) > 6 else []))
 
 
-def _same_length(got: Any, expected: Sequence[Any], what: str) -> None:
+def _same_length(got: Any, expected: Sequence[Any], what: str) -> list[Any]:
     __tracebackhide__ = True
     if not isinstance(got, tuple | list):
         fail(f"{what} is {_words.kind(got)}; expected {_words.kind(expected)}", id="type.sequence")
-    if len(got) != len(expected):
+    items = list(tuple.__iter__(got) if isinstance(got, tuple) else list.__iter__(got))
+    if len(items) != len(expected):
         fail(
-            f"{what} has {_words.count(len(got), 'item')}; expected {len(expected)}",
+            f"{what} has {_words.count(len(items), 'item')}; expected {len(expected)}",
             id="value.length",
             expected=len(expected),
-            got=len(got),
+            got=len(items),
         )
+    return items
 
 
 def _is(got: Any, value: Any) -> bool:
