@@ -138,11 +138,7 @@ def verify_one(
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
     kept = KeptWorker(exercise)
     try:
-        _declarations(exercise, report)
-        every = answers.read(exercise)
-        report.accepted = sum(a.is_right for a in every)
-        report.rejected = len(every) - report.accepted
-        _coverage(exercise, every, report)
+        every = declarations(exercise, report)
         chosen = [a for a in every if not tasks or a.task in tasks]
         total, done = flaky * (len(chosen) + 1) + 1, 0
 
@@ -201,8 +197,12 @@ class _Run:
 # --- what is read, not run --------------------------------------------------------------------
 
 
-def _declarations(exercise: Exercise, report: Report) -> None:
-    """Points, hints, statement, stray files, and that the suite never imports the reference."""
+def declarations(exercise: Exercise, report: Report) -> tuple[answers.Answer, ...]:
+    """Find what is wrong without running anything, and return the answers.
+
+    Points, hints, statement, stray files, checks that reject no answer, a suite that imports the
+    reference.
+    """
     total = sum(task.points for task in exercise.tasks)
     if total != 100:
         report.add("exercise.toml", f"the tasks' points sum to {total}, not to 100")
@@ -231,6 +231,11 @@ def _declarations(exercise: Exercise, report: Report) -> None:
             names = [node.module or ""]
         if module in names or any(name.startswith("solutions") for name in names):
             report.add(exercise.suite.name, "imports the reference; a release could not hide it")
+    every = answers.read(exercise)
+    report.accepted = sum(a.is_right for a in every)
+    report.rejected = len(every) - report.accepted
+    _coverage(exercise, every, report)
+    return every
 
 
 def _statement(exercise: Exercise, report: Report) -> None:

@@ -87,8 +87,6 @@ def test_the_command_starts_without_anything_heavy():
         "heavy = {'torch', 'pytest', 'numpy', 'jinja2', 'rich', 'nbformat', 'jupytext'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
