@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
         usage="grade [options] EXERCISE...\n       grade VERB [options]",
     )
     top.add_argument("--version", action="version", version=f"grade {grader.__version__}")
-    verbs = top.add_subparsers(dest="verb", title="verbs", metavar="VERB", parser_class=_Parser)
+    verbs = top.add_subparsers(
+        dest="verb", title="verbs", metavar="VERB", prog="grade", parser_class=_Parser
+    )
 
     def verb(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
         made: _Parser = verbs.add_parser(

@@ -32,7 +32,7 @@ UNFOLDED = 2
 """How many failing checks say everything; the others are one line each."""
 
 OUTPUT_LINES = 20
-NOTE_WIDTH = 18
+NOTE_WIDTH = 19
 POINTS_WIDTH = 6
 LABEL_WIDTH = 17
 

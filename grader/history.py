@@ -7,7 +7,6 @@ however often it was graded. What is no attempt (a file that does not load, a st
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -447,6 +446,8 @@ def _version(path: Path, connection: sqlite3.Connection) -> int:
 
 def _keep_texts(connection: sqlite3.Connection, files: Mapping[str, str]) -> str:
     """Store each text once; the JSON that says which name has which."""
+    import hashlib  # loads OpenSSL, which reading has no use for
+
     digests = {}
     for name, text in files.items():
         content = text.encode("utf-8", "surrogatepass")

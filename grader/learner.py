@@ -1,29 +1,18 @@
-"""The learner's commands. Each reads like the list of what it does."""
+"""The learner's commands. Each reads like the list of what it does.
+
+What only grading needs is imported there, so that `grade status` answers at once.
+"""
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grader import (
-    catalogue,
-    console,
-    feedback,
-    files,
-    grading,
-    records,
-    roadmap,
-    screens,
-    selection,
-    source,
-)
-from grader.console import Closing
+from grader import catalogue, feedback, files, records, roadmap, screens, selection
 from grader.course import Course
 from grader.errors import GraderError, UsageError
 from grader.history import History, HistoryError
@@ -39,6 +28,9 @@ from grader.model import (
     Verdict,
 )
 from grader.terminal import Terminal
+
+if TYPE_CHECKING:
+    from grader import console, grading, source
 
 OK, NOT_PASSED = 0, 1
 
@@ -105,6 +97,8 @@ class _Running:
 
 def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
     """Grade exercises: show how each check ends, keep the attempt, write its page."""
+    from grader import console
+
     ids = selection.exercises(desk.course, words)
     graded: list[tuple[Exercise, Attempt]] = []
     documents = []
@@ -328,6 +322,8 @@ def _grade_one(
     desk: Desk, kept: History | None, exercise: Exercise, choice: Choice
 ) -> tuple[Attempt, dict[str, Any]]:
     """Grade one exercise; the attempt, and the same as JSON."""
+    from grader import console, grading, source
+
     before = kept.attempts(exercise.id) if kept is not None else []
     previous = roadmap.statuses_after(before)
     options = _options(exercise, choice, previous)
@@ -361,6 +357,8 @@ def _grade_one(
 
 
 def _options(exercise: Exercise, choice: Choice, previous: Mapping[str, Status]) -> grading.Options:
+    from grader import grading
+
     checks = [selection.check(exercise, word).name for word in choice.checks]
     if choice.only_failed:
         checks += [name for name, status in previous.items() if status.is_mistake]
@@ -386,8 +384,10 @@ def _closing(
     submission: source.Submission,
     before: Sequence[AttemptSummary],
     page: str,
-) -> Closing:
+) -> console.Closing:
     """What the last lines of a report say besides the attempt."""
+    from grader.console import Closing
+
     closing = Closing(page=page if attempt.counts else "", todos=submission.todos)
     if kept is None:
         return closing
@@ -430,6 +430,8 @@ def _keep_interrupted(
     submission: source.Submission,
 ) -> None:
     """Keep the checks that had ended, as an attempt at part of the suite."""
+    from grader import grading
+
     ended = len(running.outcomes)
     said = f"Interrupted: {ended} of {len(exercise.checks)} checks had ended."
     if kept is not None and ended:
@@ -456,6 +458,8 @@ def _has_passed(attempt: Attempt) -> bool:
 
 
 def _write_json(desk: Desk, document: Mapping[str, Any], choice: Choice) -> None:
+    import json
+
     text = json.dumps(document, ensure_ascii=True, indent=2, allow_nan=False)
     if choice.json_to is not None:
         files.replace(choice.json_to, text + "\n")
@@ -604,6 +608,8 @@ def _version(kept: History, exercise: Exercise, word: str) -> dict[str, str]:
 def _differences(
     before: Mapping[str, str], after: Mapping[str, str], name: str, other: str
 ) -> Iterator[str]:
+    import difflib
+
     for file in dict.fromkeys([*before, *after]):
         yield from difflib.unified_diff(
             before.get(file, "").splitlines(),

@@ -6,7 +6,6 @@ track (`lecture`), a path into an exercise's folder, or `all`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -137,6 +136,8 @@ def _week_of_day(id: str) -> int | None:
 
 
 def _near(word: str, words: Iterable[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(word, list(words), 3, 0.5)
     if not near:
         return ""
