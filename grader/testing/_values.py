@@ -195,14 +195,14 @@ def _tensors_close(
     names = names if len(names) == expected.ndim else ()
     _has_values(got, what)
     bounds = tolerance(expected.dtype, rtol, atol)
+    shape, asked = tuple(got.shape), tuple(expected.shape)
     with _plainly():
-        ours, theirs = _wide(expected), _wide(got)
-        shape, asked = tuple(got.shape), tuple(expected.shape)
         if shape == asked and got.dtype is expected.dtype:
+            theirs, ours = _wide(got), _wide(expected)
             wrong = _wrong(theirs, ours, *bounds)
             if not bool(_any(wrong)):
                 return
-        known = _explained(theirs, explain or {}, bounds)
+        known = _explained(got, explain or {}, bounds)
     if shape != asked:
         if known:
             fail(known, id="value.explained", expected={"shape": asked}, got={"shape": shape})
@@ -293,14 +293,12 @@ class _Difference:
             rtol, atol = self._bounds
             # A factor or a root is only as exact as the result that shows it.
             rtol, atol = max(rtol, 1e-9), max(atol, 1e-12)
-            found = _mistakes.explanations(
+            found = self._precision() or _mistakes.explanations(
                 self._got,
                 self._expected,
                 lambda first, second: matches(first, second, rtol, atol),
                 self._names,
             )
-            if not found:
-                found = self._precision()
         if len(found) != 1:
             return None
         return found[0].replace("{what}", what)
@@ -344,12 +342,13 @@ def _explained(got: Tensor, explain: Mapping[str, Any], bounds: tuple[float, flo
     found = []
     for sentence, mistake in explain.items():
         value = mistake() if callable(mistake) else mistake
-        wide = _wide(value if isinstance(value, _Tensor) else _tensor(value))
-        if (
-            tuple(wide.shape) == tuple(got.shape)
-            and (wide.dtype is got.dtype or not wide.is_complex())
-            and matches(got, _to(wide, got.dtype), *bounds)
-        ):
+        tensor = value if isinstance(value, _Tensor) else _tensor(value)
+        if tuple(tensor.shape) != tuple(got.shape):  # before a copy is made: it may be huge
+            continue
+        theirs, ours = _wide(got), _wide(tensor)
+        if ours.is_complex() and not theirs.is_complex():
+            continue
+        if matches(theirs, _to(ours, theirs.dtype), *bounds):
             found.append(sentence)
     return found[0] if len(found) == 1 else None
 
