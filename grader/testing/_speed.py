@@ -67,6 +67,7 @@ ENDLESS = 50.0
 PAIRS_FOR_SURE = 8
 """So many pairs are taken, however long they last: six votes, and room for one stray."""
 PAIR_SECONDS = 1.5
+"""By the clock that votes; by wall time four times as much, for a busy machine."""
 MOST_REPEATS = 64
 SLOT_SECONDS = 5.0
 """How long a second round waits for the machine's speed slot; after that it goes without."""
@@ -183,7 +184,7 @@ def _play(contest: _Contest, known_pace: float | None = None) -> _Round:
         return ended(hopeless, warm.ratio, warm.stopped)
     repeats = [_repeats(clock, side) for side in warm]
     pairs: list[Pair] = []
-    best, spent = float("inf"), 0.0
+    best, spent, passed = float("inf"), 0.0, 0.0
     while True:
         theirs, ours = inputs.draw(max(repeats))
         sides = [
@@ -205,8 +206,9 @@ def _play(contest: _Contest, known_pace: float | None = None) -> _Round:
         ratios.append(pair.ratio)
         walls.append(pair.wall)
         best = min(best, model_sample.each)
-        spent += sample.wall + model_sample.wall
-        done = len(pairs) >= PAIRS_FOR_SURE and spent > PAIR_SECONDS
+        spent += sample.seconds + model_sample.seconds
+        passed += sample.wall + model_sample.wall
+        done = len(pairs) >= PAIRS_FOR_SURE and max(spent, passed / 4) > PAIR_SECONDS
         ruling = rule(pairs, contest.limit, drag=best / pace, done=done)
         if ruling is not None:
             return ended(ruling)
@@ -220,9 +222,8 @@ def _pace(contest: _Contest, inputs: _Inputs) -> tuple[Clock, float]:
         _, ours = inputs.draw(1)
         _, sample = _time(clock, contest.model, ours)
         samples.append(sample)
-    if isinstance(clock, HostClock) and clock.waits(samples):
-        clock = HostClock(by_wall=True)
-        return clock, min(sample.wall_each for sample in samples)
+    if isinstance(clock, HostClock) and clock.is_idle(samples):
+        return clock.of_the_wall(), min(sample.wall_each for sample in samples)
     return clock, min(sample.each for sample in samples)
 
 
@@ -561,13 +562,12 @@ def _how_often(contest: _Contest, played: _Round) -> str:
 
 
 def _why_unsure(contest: _Contest, rounds: Sequence[_Round]) -> str:
-    """The reason in a sentence, from the last round that was unsure itself."""
+    """The reason in a sentence: the last round's, where that was unsure itself."""
     limit = _times(contest.limit)
-    unsure = [played for played in rounds if played.outcome is Outcome.UNSURE]
-    if len(unsure) < len(rounds):
+    if rounds[-1].outcome is not Outcome.UNSURE:
         ratios = " and ".join(f"{_times(played.ratio)}x" for played in rounds)
         return f"{ratios} of the model in {len(rounds)} runs, the limit is {limit}x: they disagree"
-    last = unsure[-1]
+    last = rounds[-1]
     if last.reason is Reason.WAITS:
         return (
             f"{_times(last.ratio)}x of the model's computing time but "
