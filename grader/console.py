@@ -34,6 +34,7 @@ UNFOLDED = 2
 OUTPUT_LINES = 20
 NOTE_WIDTH = 19
 POINTS_WIDTH = 6
+SHORT_FIGURE = 8
 LABEL_WIDTH = 17
 
 _UNREAD = ("missing", "unreadable", "too large", "encoding")
@@ -123,8 +124,11 @@ class Report:
                 self._unfold(finding)
             else:
                 self._folded += 1
-        elif self.is_verbose and outcome.output:
-            self._write_fields([("you printed", self._output(outcome))])
+        elif self.is_verbose:
+            fields = [("reason", safe(finding.sentence).splitlines())] if finding.sentence else []
+            if outcome.output:
+                fields.append(("you printed", self._output(outcome)))
+            self._write_fields(fields)
 
     def finish(self, attempt: Attempt, closing: Closing) -> None:
         """Write what is left: checks that were not run, the verdict, and the one next command."""
@@ -154,16 +158,23 @@ class Report:
         start = 4 + cells(mark) + 1 + number_width + 2
         width = self.terminal.width - start - POINTS_WIDTH - 2 - NOTE_WIDTH
         measured = safe(finding.outcome.measured)
+        title = safe(finding.title)
+        # A long figure gives way to the title, a long title to a short figure.
+        if cells(measured) > SHORT_FIGURE and cells(title) + 2 + cells(measured) > width:
+            measured = ""
         room = width - (cells(measured) + 2 if measured else 0)
-        first, *rest = wrap(safe(finding.title), max(room, 20))
+        if finding.outcome.status.is_mistake or self.is_verbose:
+            first, *rest = wrap(title, room)
+        else:
+            first, rest = self.terminal.cut(title, room), []
         note = safe(finding.note)
         is_note_long = cells(note) > NOTE_WIDTH
         seconds = feedback.seconds_text(finding.outcome.seconds)
         end = right(seconds, 7) if not note else "" if is_note_long else note
-        title = left(first, width - cells(measured)) + measured
         row = (
             f"    {self.terminal.styled(mark, MARK_STYLES[finding.mark])}"
-            f" {left(finding.number, number_width)}  {title}"
+            f" {left(finding.number, number_width)}"
+            f"  {left(first, width - cells(measured))}{measured}"
             f"{right(finding.points, POINTS_WIDTH)}  {end}"
         )
         lines = [row.rstrip()] + [" " * start + line for line in rest]

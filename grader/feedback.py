@@ -43,8 +43,8 @@ class Finding:
     """One check as the learner reads it.
 
     `note` stands at the end of the row, in the place of the time, where the check did not run to
-    its end. `sentence` and what follows unfold below the row; they are empty where there is
-    nothing to mend.
+    its end. `sentence` and what follows unfold below the row; where there is nothing to mend they
+    are empty, but for the reason why a speed could not be told.
     """
 
     outcome: Outcome
@@ -84,7 +84,7 @@ def of(
         title=check.title.removesuffix("."),
         points=_points(outcome),
         note=_note(outcome, exercise, was_passing=was_passing),
-        sentence=_sentence(outcome) if status.is_mistake else "",
+        sentence=_sentence(outcome),
         details=outcome.details if status.is_mistake else (),
         smallest=(outcome.minimal or "") if status.is_mistake else "",
         line=outcome.lines[-1] if outcome.lines and status.is_mistake else None,
@@ -166,7 +166,7 @@ def _note(outcome: Outcome, exercise: Exercise, *, was_passing: bool) -> str:
         case Status.SKIPPED:
             return _text(outcome) or ("no GPU here" if outcome.check.gpu else "skipped")
         case Status.UNSURE:
-            return _text(outcome) or "too close to tell"
+            return "too close to tell"
     return "was passing" if was_passing else ""
 
 
@@ -185,7 +185,10 @@ def _waits_for(outcome: Outcome, exercise: Exercise) -> str:
 
 
 def _sentence(outcome: Outcome) -> str:
-    if text := _text(outcome):
+    text = _text(outcome)
+    if not outcome.status.is_mistake:
+        return text if outcome.status is Status.UNSURE else ""
+    if text:
         return text
     last = outcome.traceback.strip().splitlines()[-1:]
     match outcome.status:

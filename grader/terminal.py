@@ -78,6 +78,14 @@ class Terminal:
         full, empty = ("█", "░") if self.has_glyphs else ("#", ".")
         return full * filled + empty * (length - filled)
 
+    def cut(self, text: str, width: int) -> str:
+        """`text` in at most `width` cells, with dots where something was left out."""
+        if cells(text) <= width:
+            return text
+        dots = "…" if self.has_glyphs else "..."
+        first = wrap(text, max(width - cells(dots), 1))[0]
+        return first + dots
+
     def styled(self, text: str, style: str) -> str:
         """`text` in a style of this room, where there is colour."""
         if not self.has_color or not style or not text.strip():

@@ -309,15 +309,48 @@ def test_colour_changes_no_text():
     assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == shown(state, closing, BEFORE)
 
 
-def test_a_long_title_wraps_under_itself():
-    long = replace(CHECKS[0], title="The weights have one row per query and one column per key.")
-    stream = io.StringIO()
-    Report(on(stream), EXERCISE).outcome(Outcome(long, Status.PASSED, seconds=0.004))
+LONG = replace(CHECKS[0], title="The weights have one row per query and one column per key.")
 
-    assert stream.getvalue().splitlines()[-2:] == [
-        "    ✓ 1.1  The weights have one row per query and one     10     4 ms",
-        "           column per key",
+
+def row_of(one: Outcome, *, verbose: bool = False, **changed: object) -> list[str]:
+    stream = io.StringIO()
+    Report(on(stream, **changed), EXERCISE, is_verbose=verbose).outcome(one)
+    return stream.getvalue().splitlines()[3:]
+
+
+@pytest.mark.parametrize(("status", "verbose"), [(Status.FAILED, False), (Status.PASSED, True)])
+def test_a_long_title_wraps_where_it_matters(status, verbose):
+    rows = row_of(Outcome(LONG, status, seconds=0.004), verbose=verbose)
+
+    assert "The weights have one row per query and one  " in rows[0]
+    assert rows[1] == "           column per key"
+
+
+def test_elsewhere_it_is_cut_to_one_line():
+    assert row_of(Outcome(LONG, Status.PASSED, seconds=0.004)) == [
+        "    ✓ 1.1  The weights have one row per query and…       10     4 ms"
     ]
+
+
+def test_a_wider_terminal_shows_more_of_it():
+    (row,) = row_of(Outcome(LONG, Status.PASSED, seconds=0.004), width=100)
+
+    assert "one column per key  " in row
+
+
+def test_a_long_figure_gives_way_to_the_title_and_a_long_title_to_a_short_figure():
+    (long_figure,) = row_of(Outcome(LONG, Status.PASSED, measured="0.204 after 21 steps"))
+    (short_figure,) = row_of(Outcome(LONG, Status.PASSED, measured="1.4x"))
+
+    assert "0.204" not in long_figure
+    assert short_figure == ("    ✓ 1.1  The weights have one row per query…   1.4x    10     0 ms")
+
+
+def test_why_a_speed_could_not_be_told_is_said_when_asked():
+    unsure = outcome("4.1", Status.UNSURE, message=Message("x", "a noisy machine"))
+
+    assert "a noisy machine" not in "".join(row_of(unsure))
+    assert "a noisy machine" in "".join(row_of(unsure, verbose=True))
 
 
 def test_wide_characters_keep_the_columns():
