@@ -89,9 +89,10 @@ def assert_gradients(
     if not chosen:
         raise TypeError("assert_gradients needs an input with a gradient: a float64 tensor")
     called = list(names) if names is not None else _names(fn, inputs)
-    _compare(fn, inputs, chosen, called, fast, "")
-    if order >= 2:
-        _compare_second(fn, inputs, chosen, called, fast)
+    with _enable_grad():  # whatever mode the submission left behind
+        _compare(fn, inputs, chosen, called, fast, "")
+        if order >= 2:
+            _compare_second(fn, inputs, chosen, called, fast)
 
 
 def assert_gradients_close(
@@ -157,7 +158,7 @@ def assert_gradients_close(
         try:
             assert_close(gradient, asked, rtol=rtol, atol=atol, what=what)
         except CheckFailed as failure:
-            if again is not None and bool(_any(asked != 0)) and _equal(gradient, again):
+            if again is not None and bool(_any(gradient != 0)) and _equal(gradient, again):
                 fail(
                     _ignores_upstream(called[i]),
                     id="gradient.upstream",
@@ -365,7 +366,7 @@ def _compare(
                 got=_words.dtype(result.dtype),
             )
     leaves = [mine[i] for i in chosen]
-    with _blamed("backward raises"):
+    with _blamed("backward raises"), _untouched_upstream(results):
         once = _pulled(results, leaves, 3, keep=True)
         once = [None if g is None else _clone(g) for g in once]
         twice = _pulled(results, leaves, 3, keep=True)
@@ -401,8 +402,29 @@ def _same_again(
         if not bool(_all((first == second) | (_isnan(first) & _isnan(second)))):
             fail(
                 f"backward gives another gradient with respect to {name} when it runs again: "
-                "does it change the saved tensors or grad_output in place?",
+                "does it change saved tensors in place?",
                 id="gradient.again",
+            )
+
+
+@contextmanager
+def _untouched_upstream(results: Sequence[Tensor]) -> Iterator[None]:
+    """Fail where backward writes to the gradient that it is handed."""
+    __tracebackhide__ = True
+    seen: list[tuple[Tensor, Tensor]] = []
+    handles = [
+        result.register_hook(lambda gradient: seen.append((gradient, _clone(gradient))))  # type: ignore[no-untyped-call]
+        for result in results
+        if result.requires_grad
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
+    for given, kept in seen:
+        if not bool(_all((given == kept) | _isnan(kept))):
+            fail(
+                "backward changes grad_output in place; others may still need it",
+                id="gradient.in_place",
             )
 
 
