@@ -297,7 +297,7 @@ def with_torch_outer(a, b):
     return torch.outer(a, b), a[:, None] > b, (a - b[:, None]).abs()
 
 
-@rejected("outer_ops", by="test_forbidden", says="ger")
+@rejected("outer_ops", by="test_forbidden", says="outer")
 def with_the_old_name_of_outer(a, b):
     return a.ger(b), a[:, None] > b, (a - b[:, None]).abs()
 
@@ -392,7 +392,7 @@ def adds_eps(x, dim, eps=1e-12):
     return x / (x.norm(dim=dim, keepdim=True) + eps)
 
 
-@rejected("normalise", by="test_eps_is_a_floor")
+@rejected("normalise", by="test_eps_is_a_floor", says="below the root")
 def eps_inside_the_root(x, dim, eps=1e-12):
     return x / (x.square().sum(dim, keepdim=True) + eps).sqrt()
 
@@ -834,7 +834,7 @@ def scaled_by_the_largest(x, y):
     return (xx[:, :, None] + yy[:, None, :] - 2 * x @ y.mT).clamp_min(0) * largest**2
 
 
-@rejected("pairwise_sqdist", by="test_speed")
+@rejected("pairwise_sqdist", by=("test_no_loop", "test_speed"))
 def coordinate_after_coordinate(x, y):
     result = x.new_zeros(len(x), x.shape[1], y.shape[1])
     for k in range(x.shape[-1]):
@@ -935,7 +935,7 @@ def with_a_cumulative_mask(x, lengths):
     return {"mean": mean, "var": var, "max": high, "mask": mask}
 
 
-@rejected("masked_stats", by=("test_garbage", "test_garbage_gradient"), says="nan")
+@rejected("masked_stats", by="test_garbage", says="0 * nan")
 def multiplies_by_the_mask(x, lengths):
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     keep, count = mask[:, :, None], lengths[:, None].clamp_min(1)
@@ -945,7 +945,7 @@ def multiplies_by_the_mask(x, lengths):
     return {"mean": mean, "var": var, "max": high, "mask": mask}
 
 
-@rejected("masked_stats", by="test_garbage_gradient", says="padding")
+@rejected("masked_stats", by="test_garbage_gradient", says="before it was replaced")
 def squares_before_it_fills(reference: str) -> str:
     return reference.replace(
         "deviation = (x - mean[:, None, :]).masked_fill(padding, 0)",
@@ -1077,7 +1077,7 @@ def cleans_with_nan_to_num(x, lengths):
 
 
 @rejected("masked_stats", by="test_no_loop")
-def row_after_row(x, lengths):
+def one_row_at_a_time(x, lengths):
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     mean, var, high = [], [], []
     for row, length in zip(x, lengths.tolist(), strict=True):
@@ -1111,7 +1111,7 @@ def gathers_with_the_lengths(reference: str) -> str:
     )
 
 
-@rejected("masked_stats", by=("test_gradient", "test_garbage_gradient"))
+@rejected("masked_stats", by="test_gradient")
 def mean_without_a_gradient(reference: str) -> str:
     return reference.replace('"mean": mean', '"mean": mean.detach()')
 
