@@ -297,12 +297,9 @@ class _Watcher(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         __tracebackhide__ = True
-        caller = _getframe(1)
-        # A helper of this package that a suite calls within the context is no use.
-        if not caller.f_code.co_filename.startswith(_HERE):
-            written = self._ban.of_function(func)
-            if written is not None:
-                self._ban.use(written, caller)
+        written = self._ban.of_function(func)
+        if written is not None and not _is_ours(_getframe(1)):
+            self._ban.use(written, _getframe(1))
         return func(*args, **(kwargs or {}))
 
 
@@ -324,17 +321,16 @@ def _profiled(ban: _Ban) -> Iterator[None]:
         __tracebackhide__ = True
         if event == "call":
             code, caller = frame.f_code, frame.f_back
-            if caller is None or caller.f_code.co_filename.startswith(_HERE):
-                return
             written = ban.codes.get(code)
             if ban.everything and code.co_filename.startswith(_TORCH):
                 written = f"torch's {code.co_name}"
-            if written is not None:
-                ban.use(written, caller)
-        elif event == "c_call" and not frame.f_code.co_filename.startswith(_HERE):
+        elif event == "c_call":
+            caller = frame
             written = _of_builtin(ban, arg)
-            if written is not None:
-                ban.use(written, frame)
+        else:
+            return
+        if written is not None and not _is_ours(caller):
+            ban.use(written, caller)
 
     before = _getprofile()
     _setprofile(watch)
@@ -419,8 +415,8 @@ def _names_of(func: Any) -> tuple[str, ...]:
             )
     else:
         home = _HOMES.get(getattr(func, "__module__", None) or "", "")
-        # The functions of torch.linalg are called linalg_norm inside.
-        name = home + name.removeprefix(home.rstrip(".") + "_")
+        if home:  # the functions of torch.linalg are called linalg_norm inside
+            name = home + name.removeprefix(home.rstrip(".") + "_")
         if func in _functional():
             return (name, f"nn.functional.{name}")
     if name.endswith("_") and not name.endswith("__"):
@@ -436,6 +432,16 @@ def _functional() -> frozenset[Any]:
         for name, value in vars(functional).items()
         if not name.startswith("_") and callable(value)
     )
+
+
+def _is_ours(frame: types.FrameType | None) -> bool:
+    """Whether a check of this package calls torch, and not the submission by way of it."""
+    while frame is not None and frame.f_code.co_filename.startswith((_TORCH, "<frozen")):
+        frame = frame.f_back
+    if frame is None or not frame.f_code.co_filename.startswith(_HERE):
+        return False
+    # What a check was given to call, it calls by these names.
+    return not _expression(frame).startswith(("fn(", "moved("))
 
 
 def _site(frame: types.FrameType | None) -> types.FrameType | None:
