@@ -71,6 +71,7 @@ class Report:
     _task: str = ""
     _unfolded: int = 0
     _folded: int = 0
+    _is_after_gap: bool = False
     _shown: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -118,6 +119,7 @@ class Report:
             self.terminal.write(self.terminal.styled(text, "bold"))
         for line in self._row(finding):
             self.terminal.write(line)
+        self._is_after_gap = False
         if outcome.status.is_mistake:
             if self._unfolded < UNFOLDED or self.is_verbose:
                 self._unfolded += 1
@@ -214,6 +216,7 @@ class Report:
             self.terminal.write()
         self._write_fields(fields)
         self.terminal.write()
+        self._is_after_gap = True
 
     def _details(self, details: Sequence[str]) -> None:
         lines = [line for text in details for line in safe(text).splitlines() or [""]]
@@ -248,7 +251,8 @@ class Report:
 
     def _summary(self, attempt: Attempt, closing: Closing) -> None:
         write = self.terminal.write
-        write()
+        if not self._is_after_gap:
+            write()
         style = "pass bold" if attempt.is_solved else "bold"
         write("  " + self.terminal.styled(self._verdict_line(attempt), style))
         if self._folded:

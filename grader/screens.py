@@ -102,9 +102,9 @@ def attempts(
         mark = Mark.PASS if attempt.is_solved else Mark.FAIL
         sign = terminal.styled(terminal.mark(mark), MARK_STYLES[mark])
         name = f"{left(attempt.exercise, 10)} " if with_names else ""
-        part = " of a selection" if attempt.selected else ""
+        unit = "selected" if attempt.selected else "checks"
         changed = f" ({change:+d})" if change and not is_first and not attempt.selected else ""
-        score = f"{attempt.passed}/{attempt.counted} checks{part}{changed}"
+        score = f"{attempt.passed}/{attempt.counted} {unit}{changed}"
         points = f"{attempt.earned}/{attempt.possible}"
         terminal.write(
             f"  {sign} {name}{attempt.number:>3}  {_when(attempt.started, now)}"

@@ -250,6 +250,13 @@ def test_without_it_only_the_first_two_failures_are_unfolded():
     assert "1 failing check in one line; -v says all of each" in text
 
 
+def test_there_are_never_two_empty_lines():
+    last = replace(samples.SHAPE_FAILED, check=CHECKS[7])
+    text = shown(attempt((samples.SHAPE_FAILED, last)), Closing())
+
+    assert "\n\n\n" not in text
+
+
 def test_quiet_is_one_line():
     state, closing = STATES["partly_pass"]
 
