@@ -1,5 +1,6 @@
 """Answers to day 00 that its suite must accept or reject."""
 
+import os
 import random
 import re
 import sys
@@ -41,6 +42,19 @@ def looks_for_a_reason_not_to(prefer=None):
     elif available["cuda"]:
         return torch.device("cuda", 0)
     return torch.device("cpu")
+
+
+@accepted("pick_device")
+def counts_the_devices(prefer=None):
+    if prefer is None:
+        return torch.device(type="cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(prefer)
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        warnings.warn(f"{prefer!r} is not available, using the CPU", stacklevel=2)
+        device = torch.device("cpu")
+    return device
 
 
 @accepted("pick_device")
@@ -216,6 +230,19 @@ def generator_by_generator(seed: int = 277527) -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
+@accepted("seed_everything")
+def as_strict_as_can_be(seed: int = 277527) -> None:
+    os.environ["PYTHONHASHSEED"] = str(seed)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 @rejected(
     "seed_everything", by=("test_same_seed_same_numbers", "test_works_without_cuda"), says="random"
 )
@@ -304,7 +331,7 @@ def one_cuda_device_only(seed: int = 277527) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-@rejected("seed_everything", by="test_works_without_cuda", says="was not seeded")
+@rejected("seed_everything", by="test_works_without_cuda", says="does not reach all three")
 def everything_under_a_condition(seed: int = 277527) -> None:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -471,7 +498,7 @@ def mistakes_a_leaf_for_requires_grad(tensor, name="Tensor"):
     print("-" * 30)
 
 
-@rejected("inspect", by="test_no_axis", says="line 2")
+@rejected("inspect", by="test_no_axis", says="shows (1,) as the shape")
 def a_number_has_one_axis(tensor, name="Tensor"):
     print(f"[Inspect] {name}: ")
     print(f"   Shape:  {tuple(tensor.shape) or (1,)}")
@@ -481,7 +508,7 @@ def a_number_has_one_axis(tensor, name="Tensor"):
     print("-" * 30)
 
 
-@rejected("inspect", by="test_one_axis", says="line 2")
+@rejected("inspect", by="test_one_axis", says="shows (3) as the shape")
 def a_tuple_by_hand(tensor, name="Tensor"):
     print(f"[Inspect] {name}: ")
     print(f"   Shape:  ({', '.join(map(str, tensor.shape))})")
@@ -491,7 +518,7 @@ def a_tuple_by_hand(tensor, name="Tensor"):
     print("-" * 30)
 
 
-@rejected("inspect", by="test_empty", says="1 lines")
+@rejected("inspect", by="test_empty", says="1 line;")
 def has_no_patience_for_empty_tensors(tensor, name="Tensor"):
     if tensor.numel() == 0:
         print(f"[Inspect] {name}: ")
@@ -514,7 +541,7 @@ def asks_numpy_for_the_dtype(tensor, name="Tensor"):
     print("-" * 30)
 
 
-@rejected("inspect", by="test_other_dtypes", says="line 3")
+@rejected("inspect", by="test_other_dtypes", says="float32 as the dtype")
 def asks_for_the_default_dtype(tensor, name="Tensor"):
     print(f"[Inspect] {name}: ")
     print(f"   Shape:  {tuple(tensor.shape)}")
@@ -524,7 +551,7 @@ def asks_for_the_default_dtype(tensor, name="Tensor"):
     print("-" * 30)
 
 
-@rejected("inspect", by="test_meta_device", says="line 4")
+@rejected("inspect", by="test_meta_device", says="cpu as the device")
 def knows_two_devices(tensor, name="Tensor"):
     print(f"[Inspect] {name}: ")
     print(f"   Shape:  {tuple(tensor.shape)}")
@@ -1054,12 +1081,12 @@ def all_without_the_modules(reference: str) -> str:
     return reference.replace('"time", ', "").replace(', "torch"]', "]")
 
 
-@rejected("import_side_effects", by="test_promised_names", says="raises")
+@rejected("import_side_effects", by="test_promised_names", says="DEVISE")
 def all_with_a_typing_error(reference: str) -> str:
     return reference.replace('["DEVICE", ', '["DEVICE", "DEVISE", ')
 
 
-@rejected("import_side_effects", by="test_promised_names", says="time is not what its name says")
+@rejected("import_side_effects", by="test_promised_names", says="time is not the module")
 def time_is_a_function(reference: str) -> str:
     return reference.replace("DEVICE = pick_device()", "DEVICE = pick_device()\ntime = time.time")
 
@@ -1152,7 +1179,7 @@ def a_dictionary_in_the_code(symptom, path="debug_checklist.md"):
     return next((ids for word, ids in table.items() if word in symptom.lower()), [])
 
 
-@rejected("find_first", by="test_reads_the_file_at_path", says="at path")
+@rejected("find_first", by="test_reads_the_file_at_path", says="no item")
 def the_path_is_ignored(symptom, path="debug_checklist.md"):
     path = Path("debug_checklist.md")
     most, first = 0, []
