@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,27 @@ def main() -> int:
     device = sys.argv[2] if len(sys.argv) > 2 else "cpu"
     events = Events(os.dup(1))
     os.dup2(2, 1)  # what pytest or a library prints is nobody's event
+    become_parent()
+    _one_thread()
+    return run_suite(suite, Server(events, device))
+
+
+def become_parent() -> None:
+    """End with whoever started this process, and inherit what children leave behind."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    _one_thread()
+
+
+def run_suite(suite: Path, server: Server) -> int:
+    """Run pytest on a suite, up to the run loop that the server takes over."""
     options = ["-c", str(Path(__file__).with_name("suite.ini")), "--rootdir", str(suite.parent)]
     options += ["--import-mode=importlib", "--assert=plain", "--capture=no", "-q", "--tb=no"]
-    options += ["--no-header", "--no-summary", "--device", device]
+    options += ["--no-header", "--no-summary", "--device", server.device]
     for name in _OFF:
         options += ["-p", f"no:{name}"]
     options += ["-p", "pytest_jsonreport.plugin", "-p", "grader.plugin", "--json-report"]
     options += ["--json-report-file=none", "--json-report-omit", "log", "streams", "keywords"]
-    code = pytest.main([*options, "--strict-markers", str(suite)], plugins=[Server(events, device)])
-    return int(code)
+    return int(pytest.main([*options, "--strict-markers", str(suite)], plugins=[server]))
 
 
 def _one_thread() -> None:
@@ -96,9 +105,10 @@ class Server:
 
     def __init__(self, events: Events, device: str) -> None:
         self._events = events
-        self._device = device
+        self.device = device
         self._faults: list[str] = []
         self._in_child = False
+        self._guard = Guard()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep why a suite does not load."""
@@ -111,59 +121,61 @@ class Server:
         if self._faults or session.testsfailed:
             self._events.send("broken", faults=self._faults)
             return True
-        import torch
-
-        self._events.send(
-            "ready",
-            pid=os.getpid(),
-            python=".".join(map(str, sys.version_info[:3])),
-            torch=str(torch.__version__).partition("+")[0],
-            device=self._name_of_device(),
-            threads=torch.get_num_threads(),
-            nodes=[[item.nodeid, plugin.check_name(item)] for item in session.items],
-        )
-        guard = Guard()
-        guard.snapshot()
-        items = {item.nodeid: item for item in session.items}
+        self._events.send("ready", **self.announcement(session))
+        self._guard.snapshot()
         for request in _requests():
-            chosen = [items[node] for node in request["nodes"]]
             if not hasattr(os, "fork"):
-                self._serve(session.config, guard, chosen, request)
+                self.serve(session, request)
                 return True
             # The collector would touch, and so copy, every page that is shared with the child.
             gc.freeze()
             child = os.fork()
             if child == 0:
-                self._serve(session.config, guard, chosen, request)
+                self.serve(session, request)
                 os._exit(0)
             self._events.send("forked", pid=child)
-            self._events.send("ended", **_wait(child))
+            _, status, usage = os.wait4(child, 0)
+            end_family(child)
+            self._events.send("ended", **ending(status, usage))
         return True
 
+    def announcement(self, session: pytest.Session) -> dict[str, Any]:
+        """What was collected, and where."""
+        import torch
+
+        return {
+            "pid": os.getpid(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "torch": str(torch.__version__).partition("+")[0],
+            "device": self._name_of_device(),
+            "threads": torch.get_num_threads(),
+            "nodes": [[item.nodeid, plugin.check_name(item)] for item in session.items],
+        }
+
     def _name_of_device(self) -> str:
-        name = None if self._device == "cpu" else plugin.accelerator()
+        name = None if self.device == "cpu" else plugin.accelerator()
         return name or "cpu"
 
-    def _serve(
-        self, config: pytest.Config, guard: Guard, items: list[pytest.Item], request: dict[str, Any]
-    ) -> None:
-        """Run the items on the submission of a request, in a process that ends with it."""
+    def serve(self, session: pytest.Session, request: dict[str, Any]) -> None:
+        """Run what is asked for on the submission of a request; the process ends with it."""
         try:
             self._in_child = True
+            every = {item.nodeid: item for item in session.items}
+            items = [every[node] for node in request["nodes"]]
             limits = Limits(**request["limits"])
             run = plugin.Session(
                 source=loading.Source(**request["source"]),
                 scratch=Path(request["scratch"]),
                 seed=request["seed"],
-                device=self._device,
+                device=self.device,
                 speed=request["speed"],
                 limits=limits,
                 open_tasks=frozenset(request["open_tasks"]),
                 results={name: Status(value) for name, value in request["results"].items()},
-                guard=guard,
+                guard=self._guard,
                 capture=plugin.Capture(),
             )
-            config.stash[plugin.SESSION] = run
+            session.config.stash[plugin.SESSION] = run
             _confine(run, memory=self._name_of_device() == "cpu")
             if self._load(run):
                 for number, item in enumerate(items):
@@ -285,12 +297,8 @@ def _address_space() -> int:
     return 2**30
 
 
-def _wait(child: int) -> dict[str, Any]:
-    """Wait for the child, then end everything it left behind, daemons too."""
-    _, status, usage = os.wait4(child, 0)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)
-    _end_descendants()
+def ending(status: int, usage: Any) -> dict[str, Any]:
+    """How a child ended and what it used, from `os.wait4`."""
     signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     return {
         "exit": None if signalled else os.WEXITSTATUS(status),
@@ -300,20 +308,28 @@ def _wait(child: int) -> dict[str, Any]:
     }
 
 
-def _end_descendants() -> None:
-    """Kill what the child's processes left; as their subreaper this process has inherited them."""
+def end_family(child: int, others: Collection[int] = ()) -> None:
+    """End everything that a child left behind, daemons too.
+
+    Args:
+        child: it has been waited for.
+        others: children of this process that go on.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
     import psutil
 
     for _ in range(100):
-        left = psutil.Process().children(recursive=True)
-        if not left:
+        # Orphans of the child are children of this process now, as it is their subreaper.
+        orphans = [p for p in psutil.Process().children() if p.pid not in others]
+        if not orphans:
             return
-        for process in left:
+        for orphan in orphans:
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+                for process in (*orphan.children(recursive=True), orphan):
+                    process.kill()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan.pid, 0)
 
 
 def _prctl(option: int, value: int) -> None:
