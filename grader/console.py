@@ -397,7 +397,6 @@ class Report:
         write(f"  {mark} {first}")
         for line in rest:
             write(f"    {line}")
-        write()
         note = f" ({safe(fault.note)})" if fault.note else ""
         said = f"{text}{note}" if has_kind else ""
         self._source(fault, said)

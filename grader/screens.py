@@ -19,6 +19,8 @@ _STATE_MARKS = {
     State.IN_PROGRESS: Mark.NEAR,
     State.NOT_STARTED: Mark.SKIP,
 }
+# Where signs can't be shown: the words of the checks' marks would say something else here.
+_STATE_SHORT = {State.DONE: "DONE", State.IN_PROGRESS: "PART", State.NOT_STARTED: "    "}
 _STATE_WORDS = {
     State.DONE: "done",
     State.IN_PROGRESS: "in progress",
@@ -219,8 +221,9 @@ def _exercise_line(terminal: Terminal, progress: Progress, step: NextStep | None
         state = _STATE_WORDS[progress.state]
         checks = f"{progress.passed} of {progress.counted} checks pass"
         return f"{exercise.id}, {title}: {state}, {checks}."
-    sign = terminal.styled(terminal.mark(mark), MARK_STYLES[mark])
-    room = terminal.width - 36
+    shown = terminal.mark(mark) if terminal.has_glyphs else _STATE_SHORT[progress.state]
+    sign = terminal.styled(shown, MARK_STYLES[mark])
+    room = terminal.width - 35 - cells(shown)
     first = wrap(title, room)[0]
     is_next = step is not None and step.exercise.id == exercise.id
     name = terminal.styled(left(exercise.id, 10), "accent" if is_next else "")

@@ -250,7 +250,12 @@ def test_without_it_only_the_first_two_failures_are_unfolded():
     assert "1 failing check in one line; -v says all of each" in text
 
 
-def test_there_are_never_two_empty_lines():
+@pytest.mark.parametrize("name", STATES)
+def test_no_state_has_two_empty_lines(name):
+    assert "\n\n\n" not in shown(*STATES[name])
+
+
+def test_a_failure_in_the_last_line_leaves_one_empty_line():
     last = replace(samples.SHAPE_FAILED, check=CHECKS[7])
     text = shown(attempt((samples.SHAPE_FAILED, last)), Closing())
 
