@@ -115,7 +115,7 @@ class Guard:
         for name, space, names in self._namespaces:
             now = vars(space)
             for key, value in names.items():
-                if now.get(key, _GONE) is not value:
+                if now.get(key, _GONE) is not value and not _is_dynamos(now.get(key), value):
                     setattr(space, key, value)
                     found.append(Finding(f"replaces {name}.{key}"))
             if isinstance(space, type):
@@ -160,6 +160,20 @@ class Guard:
 
 
 _GONE = object()
+
+
+def _is_dynamos(new: Any, value: Any) -> bool:
+    """Whether `new` is the wrapper that torch itself puts round a function of its own.
+
+    At its first import, by an optimizer's first step or by a division on the meta device,
+    `torch._dynamo` wraps `torch.manual_seed`.
+    """
+    compiler = sys.modules.get("torch._compile")
+    if compiler is None or not isinstance(new, FunctionType) or not callable(value):
+        return False
+    wrapper = compiler._disable_dynamo(value)
+    cells = [cell.cell_contents for cell in new.__closure__ or ()]
+    return new.__code__ is wrapper.__code__ and any(cell is value for cell in cells)
 
 
 def _line_in(frame: Any, file: str) -> int | None:

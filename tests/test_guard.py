@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from grader.guard import Guard
 from grader.model import Status, Verdict
 
 BODY = "return x * 2"
@@ -114,3 +116,27 @@ def test_honest_use_of_the_same_modules_is_no_finding(grade, reference):
 
     assert attempt.fault is None
     assert attempt.verdict is Verdict.PASSED
+
+
+def test_what_torch_wraps_when_dynamo_is_imported_is_nobodys_theft():
+    guard = Guard()
+    guard.snapshot()
+    before = torch.manual_seed
+    torch.manual_seed = torch._disable_dynamo(before)  # as `import torch._dynamo` does
+    try:
+        found = guard.compare()
+    finally:
+        torch.manual_seed = before
+
+    assert found == []
+
+
+def test_a_wrapper_round_another_function_is_a_replacement():
+    guard = Guard()
+    guard.snapshot()
+    before = torch.manual_seed
+    torch.manual_seed = torch._disable_dynamo(lambda seed: None)
+    found = guard.compare()
+
+    assert [finding.text for finding in found] == ["replaces torch.manual_seed"]
+    assert torch.manual_seed is before
