@@ -105,15 +105,13 @@ def nice_ticks(low: float, high: float, count: int = 4) -> tuple[float, ...]:
     if high == low:
         low, high = (low - abs(low) / 2, high + abs(high) / 2) if low else (0.0, 1.0)
     rough = (high - low) / max(count, 1)
-    if rough < 1e-300 or not math.isfinite(rough):
+    if not max(1e-300, 1e-9 * max(abs(low), abs(high))) < rough < math.inf:
+        # So small a range beside so large an offset that labels could not tell its ticks apart.
         return (low, high)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * f for f in (1, 2, 2.5, 5, 10) if power * f >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if last - first > 50:
-        # The range is too small beside its offset for floats to tell the steps apart.
-        return (low, high)
-    return tuple(float(f"{k * step:.12g}") for k in range(first, last + 1))
+    return tuple(float(f"{k * step:.15g}") for k in range(first, last + 1))
 
 
 def log_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:

@@ -117,6 +117,7 @@ class IndexPage:
 
     title: str
     next: Next | None
+    is_empty: bool  # the course has no exercises yet
     curve: charts.Drawing | None
     statistics: tuple[Statistic, ...]
     weeks: tuple[Week, ...]
@@ -145,6 +146,7 @@ def index_page(
     return IndexPage(
         title=title,
         next=_next(road, latest),
+        is_empty=not exercises,
         curve=charts.loss_curve(road.curve),
         statistics=_statistics(road),
         weeks=_weeks(road, next_id, week_titles),
@@ -270,7 +272,7 @@ def _tile(progress: Progress, next_id: str) -> Tile:
     else:
         told += f", {progress.passed} of {text.count(progress.counted, 'check')} pass"
     if skipped:
-        told += f", {skipped} {'needs' if skipped == 1 else 'need'} a GPU"
+        told += f", {skipped} not run here"
     return Tile(
         id=exercise.id,
         number=views.short_number(exercise.id),

@@ -175,7 +175,7 @@ class HistoryRow:
     day: str
     clock: str
     iso: str
-    exercise: str
+    href: str  # "" where the course no longer has the exercise
     exercise_number: str
     exercise_title: str
     passed: str
@@ -657,7 +657,7 @@ def history_rows(
                 day=text.day(when),
                 clock=text.clock(when),
                 iso=when.isoformat(timespec="minutes"),
-                exercise=attempt.exercise,
+                href=f"{attempt.exercise}.html" if exercise else "",
                 exercise_number=short_number(attempt.exercise),
                 exercise_title=exercise.title if exercise else attempt.exercise,
                 passed=f"{attempt.passed} / {attempt.counted}" if is_loaded else "–",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import re
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from grader.pages import charts, text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from jinja2.bccache import Bucket
     from markupsafe import Markup
 
 
@@ -26,18 +29,22 @@ def write(template: str, to: Path, **values: object) -> Path:
     page = _environment().get_template(template).render(values).encode("utf-8")
     if to.is_file() and to.read_bytes() == page:
         return to
+    _replace(to, page)
+    return to
+
+
+def _replace(to: Path, content: bytes) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=to.parent, prefix=f".{to.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(page)
+            file.write(content)
         # mkstemp makes a file for its owner alone; a page is as readable as its folder.
         Path(name).chmod(0o644)
         Path(name).replace(to)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return to
 
 
 def templates_folder() -> Path:
@@ -49,7 +56,7 @@ def templates_folder() -> Path:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     def finish(value: Any) -> Any:
@@ -59,11 +66,29 @@ def _environment() -> Environment:
         return value
 
     folder = templates_folder()
+
+    class Compiled(BytecodeCache):
+        """Keeps compiled templates as Python keeps modules: compiling costs most of a page."""
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            with contextlib.suppress(OSError):
+                bucket.bytecode_from_string(self._file(bucket).read_bytes())
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            # A folder that can't be written to only costs the time.
+            if not sys.dont_write_bytecode:
+                with contextlib.suppress(OSError):
+                    _replace(self._file(bucket), bucket.bytecode_to_string())
+
+        def _file(self, bucket: Bucket) -> Path:
+            return folder / "__pycache__" / f"{bucket.key}.{sys.implementation.cache_tag}.jinja"
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         finalize=finish,
         loader=FileSystemLoader(folder),
+        bytecode_cache=Compiled(),
         trim_blocks=True,
         lstrip_blocks=True,
     )
