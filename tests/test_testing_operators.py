@@ -387,3 +387,12 @@ def test_the_names_that_a_text_uses_are_read_off_its_tree(function, used, unused
 
     assert used <= names
     assert not unused & names
+
+
+def test_what_torch_uses_inside_itself_is_no_use():
+    def hessian(x):
+        return torch.autograd.functional.hessian(lambda x: x.sin().sum(), x)
+
+    assert use("autograd.functional.jacobian", hessian) is None
+    assert use("autograd.functional.hessian", hessian) is not None
+    assert use("softmax", lambda x: F.gumbel_softmax(x)) is None

@@ -116,6 +116,7 @@ _SPACES: dict[str, Any] = {
     "nn.init.": nn.init,
     "nn.functional.": functional,
 }
+_WRAPPERS = frozenset({"decorate_context", "wrapper", "wrapped", "inner", "fn", "_fn"})
 _PREFIXES = ("torch.", "Tensor.", "F.", "nn.functional.", "functional.")
 
 
@@ -329,7 +330,7 @@ def _profiled(ban: _Ban) -> Iterator[None]:
             written = _of_builtin(ban, arg)
         else:
             return
-        if written is not None and not _is_ours(caller):
+        if written is not None and _is_called_outside_of_torch(caller) and not _is_ours(caller):
             ban.use(written, caller)
 
     before = _getprofile()
@@ -432,6 +433,18 @@ def _functional() -> frozenset[Any]:
         for name, value in vars(functional).items()
         if not name.startswith("_") and callable(value)
     )
+
+
+def _is_called_outside_of_torch(frame: types.FrameType | None) -> bool:
+    """Whether at most the wrappers of decorators stand between the call and the submission.
+
+    As with the mode, what a function of torch uses inside itself is not the submission's use.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
+        if frame.f_code.co_name not in _WRAPPERS:
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _is_ours(frame: types.FrameType | None) -> bool:

@@ -33,6 +33,8 @@ def assert_tensor(value: Any, what: str = "the result") -> Tensor:
     if value.layout is not _strided:
         layout = str(value.layout).removeprefix("torch.")
         fail(f"{what} has the layout {layout}; expected a strided tensor", id="type.layout")
+    if value.is_quantized:
+        fail(f"{what} is quantized; expected plain numbers", id="type.layout")
     tensor: Tensor = value
     return tensor
 

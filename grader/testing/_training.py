@@ -13,6 +13,7 @@ import torch
 from grader.testing import _words
 from grader.testing._failure import fail
 from grader.testing._record import drawn, measured
+from grader.testing._shapes import assert_tensor
 from grader.testing._trees import named_tensors_in
 from grader.testing._values import _difference as _first_difference
 
@@ -127,7 +128,7 @@ def _run(
         metric = step()
         try:
             value = float(metric.detach()) if isinstance(metric, _Tensor) else float(metric)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             fail(f"{what} is {_words.kind(metric)}; expected a number", id="type.number")
         curve.append(value)
         if value > target if above else value < target:
@@ -175,5 +176,7 @@ def _seeded(fn: Callable[..., Any], seed: int, generator: bool) -> Any:
 
 def _kept(result: Any) -> Any:
     """The tensors of a result as copies: the next call may overwrite them."""
-    tensors = [tensor.detach().clone() for _, tensor in named_tensors_in(result, "")]
+    __tracebackhide__ = True
+    named = list(named_tensors_in(result, "the result"))
+    tensors = [assert_tensor(tensor, name).detach().clone() for name, tensor in named]
     return tensors if tensors else result

@@ -530,7 +530,11 @@ def _difference(got: Any, expected: Any, what: str) -> str | None:
             return None
         return "{what} is {}; expected {}".format(*_words.two_numbers(number, expected), what=what)
     # The expected value's own `==`, so that a result cannot say that it equals everything.
-    if got is expected or (type(got) is type(expected) and bool(expected == got)):
+    try:
+        same = got is expected or (type(got) is type(expected) and bool(expected == got))
+    except Exception:  # an `==` of the learner's own, or one that gives an array
+        same = False
+    if same:
         return None
     return f"{what} is {_safe_repr(got)}; expected {_safe_repr(expected)}"
 
