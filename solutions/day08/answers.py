@@ -1668,7 +1668,8 @@ def added_in_place(reference):
         )
         .replace(
             "g = g.sum(axis=tuple(range(g.ndim - len(shape))))",
-            "added = tuple(range(g.ndim - len(shape)))\n        g = g.sum(axis=added) if added else g",
+            "added = tuple(range(g.ndim - len(shape)))\n"
+            "        g = g.sum(axis=added) if added else g",
         )
         .replace(
             "return g.sum(axis=stretched, keepdims=True)",
