@@ -20,7 +20,7 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
         ValueError: the shapes don't fit; the message contains the axis that doesn't, counted
             from the right as a negative number (`-1` is the last axis).
     """
-    ### BEGIN SOLUTION 1: right-align the shapes, then decide axis by axis
+    ### BEGIN SOLUTION 1: the rule, one axis at a time
     result: list[int] = []
     columns = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
     for axis, sizes in enumerate(columns, start=1):
@@ -44,7 +44,7 @@ def outer_ops(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         greater: (n, m), bool, entry [i, j] is a[i] > b[j].
         distance: (m, n), entry [j, i] is |a[i] - b[j]|; here `b` has the rows.
     """
-    ### BEGIN SOLUTION 2: give each vector a size-1 axis where the other has its data
+    ### BEGIN SOLUTION 2: three tables by broadcasting
     column, row = a[:, None], b[None, :]
     return column * row, column > row, (a[None, :] - b[:, None]).abs()
     ### END SOLUTION
@@ -61,7 +61,7 @@ def normalise(x: Tensor, dim: int, eps: float = 1e-12) -> Tensor:
     Returns:
         The shape and dtype of `x`. Where the norm is 0 the result is 0 and the gradient finite.
     """
-    ### BEGIN SOLUTION 3: norm along dim, bounded from below, divide
+    ### BEGIN SOLUTION 3: divide by the norm, or by eps
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / norm.clamp_min(eps)
     ### END SOLUTION
@@ -78,7 +78,7 @@ def unbroadcast(grad: Tensor, shape: tuple[int, ...]) -> Tensor:
         Exactly `shape`, size-1 axes included. `grad` itself or a view of it if the shapes are
         equal.
     """
-    ### BEGIN SOLUTION 4: sum the axes that were added, then those that were stretched
+    ### BEGIN SOLUTION 4: sum over all places that an element was used in
     added = tuple(range(grad.ndim - len(shape)))
     if added:  # torch sums over *every* axis when given an empty tuple of axes
         grad = grad.sum(added)
@@ -95,10 +95,10 @@ def pairwise_sqdist(x: Tensor, y: Tensor) -> Tensor:
         y: (batch, m, d)
 
     Returns:
-        (batch, n, m), never negative. At most eight tensors of that size live at once,
-        so (batch, n, m, d) is never built.
+        (batch, n, m), in the dtype of `x`, never negative. At most eight tensors of that size
+        live at once, so (batch, n, m, d) is never built.
     """
-    ### BEGIN SOLUTION 5: expand the square, one matrix product, nothing below 0
+    ### BEGIN SOLUTION 5: all distances without the big intermediate
     # Moving all points changes no distance; near the origin less is lost to rounding.
     centre = y.mean(dim=-2, keepdim=True)
     x, y = x - centre, y - centre
@@ -115,13 +115,13 @@ def masked_stats(x: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         lengths: (batch,), any integer dtype, 0 <= lengths[b] <= seq.
 
     Returns:
-        mean, var, max: (batch, feat). `var` is the population variance (divided by the length).
-            A row of length 0 has mean 0, var 0 and max -inf.
+        mean, var, max: (batch, feat), in the dtype of `x`. `var` is the population variance
+            (divided by the length). A row of length 0 has mean 0, var 0 and max -inf.
         mask: (batch, seq), bool, True at the valid steps.
 
     The padding reaches no value and no gradient; its own gradient is 0.
     """
-    ### BEGIN SOLUTION 6: mask, then fill the padding before every reduction
+    ### BEGIN SOLUTION 6: mask, mean, variance and maximum of the valid steps
     mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     padding = ~mask[:, :, None]
     count = lengths[:, None].clamp_min(1)
