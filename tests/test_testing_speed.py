@@ -675,6 +675,20 @@ def test_short_calls_are_repeated_until_the_clock_can_tell(
     assert len(set(seen)) == len(seen)  # fresh values for every call: a cache finds nothing
 
 
+def test_any_of_the_repeated_calls_may_be_compared(bench: Bench, record: _record.Record) -> None:
+    """The model solution answers one call in five; a candidate cannot answer only that one."""
+    calls = itertools.count()
+
+    def lazy(x: torch.Tensor) -> torch.Tensor:
+        bench.hands.work(30e-6)
+        number = next(calls)
+        return 2 * x if number < 3 or (number - 3) % 5 == 0 else x
+
+    # A stroke of luck would let it through once in 5 ** 40 times.
+    failed = failure(lazy, bench.model(1.0), make, limit=0.03)
+    assert failed.id == "speed.value"
+
+
 def test_either_side_goes_first_in_half_of_the_pairs(bench: Bench, record: _record.Record) -> None:
     assert_speed(bench.doubles(1.0), bench.model(), make, limit=2.0)
     timed = bench.calls[-12:]

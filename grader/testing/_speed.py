@@ -23,6 +23,7 @@ from gc import enable as _gc_enable
 from gc import isenabled as _gc_isenabled
 from math import ceil, isfinite
 from pathlib import Path
+from random import SystemRandom
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -73,6 +74,7 @@ SLOT_SECONDS = 5.0
 """How long a second round waits for the machine's speed slot; after that it goes without."""
 
 _urandom = os.urandom
+_chance = SystemRandom()
 _set_threads = torch.set_num_threads
 _set_grad = torch.set_grad_enabled
 
@@ -94,9 +96,11 @@ def assert_speed(
 
     Args:
         candidate: the learner's function.
-        model: does the same with the tools that the learner may use, in 0.1 to 1 ms a call.
-        make: `make(generator, device)` returns a tuple of fresh arguments, drawn from the
-            generator alone. Contiguous tensors that need no gradient are refilled in place.
+        model: does the same with the tools that the learner may use, without randomness of its
+            own, in 0.1 to 1 ms a call.
+        make: `make(generator, device)` returns a tuple of fresh arguments, drawn at once and
+            from the generator alone. Contiguous tensors that need no gradient are refilled in
+            place.
         limit: at least 1.4 times away from the slowest right answer and the fastest wrong one.
         device: where the inputs live; its clock votes.
         what: the subject of the sentence, where "takes 3.1 times as long" needs one.
@@ -187,9 +191,11 @@ def _play(contest: _Contest, known_pace: float | None = None) -> _Round:
     best, spent, passed = float("inf"), 0.0, 0.0
     while True:
         theirs, ours = inputs.draw(max(repeats))
+        # Where the model solution needs fewer calls, nobody can know which ones it answers.
+        places = sorted(_chance.sample(range(len(ours)), repeats[1]))
         sides = [
             (contest.candidate, theirs[: repeats[0]]),
-            (contest.model, ours[: repeats[1]]),
+            (contest.model, [ours[place] for place in places]),
         ]
         try:
             if len(pairs) % 2:
@@ -200,7 +206,7 @@ def _play(contest: _Contest, known_pace: float | None = None) -> _Round:
                 model_results, model_sample = _time(clock, *sides[1])
         except TooLongError:
             return ended(hopeless, ENDLESS * contest.limit, stopped=True)
-        _compare(contest, results, model_results)
+        _compare(contest, dict(enumerate(results)), dict(zip(places, model_results, strict=True)))
         pair = clock.pair(sample, model_sample)
         pairs.append(pair)
         ratios.append(pair.ratio)
@@ -255,7 +261,7 @@ def _warm_up(
                 return _TooSlow(patience / pace, stopped=True)
             continue
         model_results, model_sample = _time(clock, contest.model, for_model)
-        _compare(contest, results, model_results)
+        _compare(contest, dict(enumerate(results)), dict(enumerate(model_results)))
         theirs.append(sample)
         ours.append(model_sample)
         if attempt:
@@ -309,11 +315,11 @@ def _repeats(clock: Clock, samples: Sequence[Sample]) -> int:
     return min(max(ceil(clock.shortest / each), 1), MOST_REPEATS)
 
 
-def _compare(contest: _Contest, results: Sequence[Any], expected: Sequence[Any]) -> None:
-    """Fail unless the candidate's results are the model solution's."""
+def _compare(contest: _Contest, results: dict[int, Any], expected: dict[int, Any]) -> None:
+    """Fail unless the candidate's results are the model solution's, where both have one."""
     __tracebackhide__ = True
-    for got, right in zip(results, expected, strict=False):  # one side may have run more calls
-        if said := disagreement(got, right):
+    for place in results.keys() & expected.keys():
+        if said := disagreement(results[place], expected[place]):
             fail(
                 f"in a timed round {said}; fast counts only where the answer is right",
                 id="speed.value",
