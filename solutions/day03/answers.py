@@ -595,6 +595,16 @@ def sums_the_trailing_axes(grad, shape):
     return grad
 
 
+@rejected("unbroadcast", by=("test_added_axes", "test_as_autograd_does"), says="axes 0 and 2")
+def counts_up_while_the_axes_move(grad, shape):
+    for axis in range(grad.ndim - len(shape)):
+        grad = grad.sum(axis)
+    for axis, size in enumerate(shape):
+        if size == 1 and grad.shape[axis] != 1:
+            grad = grad.sum(axis, keepdim=True)
+    return grad
+
+
 @rejected("unbroadcast", by="test_empty")
 def divides_by_the_copies(grad, shape):
     copies = grad.numel() // math.prod(shape)
@@ -1042,8 +1052,13 @@ def statistics_that_keep_seq(reference: str) -> str:
     return reference.replace('"mean": mean', '"mean": mean[:, None]')
 
 
+@rejected("masked_stats", by=("test_shapes", "test_maximum"), says="indices")
+def maximum_with_its_places(reference: str) -> str:
+    return reference.replace("-math.inf).amax(1)", "-math.inf).max(1)")
+
+
 @rejected("masked_stats", by="test_shapes", says="keys")
-def a_tuple_of_four(reference: str) -> str:
+def another_key(reference: str) -> str:
     return reference.replace('return {\n        "mean"', 'return {\n        "average"')
 
 

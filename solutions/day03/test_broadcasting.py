@@ -508,14 +508,17 @@ def check_unbroadcast(submission, case: tuple[Shape, Shape]) -> None:
     expected = summed_back(grad, shape)
     what = f"unbroadcast of a gradient of shape {whole} to {shape}"
     copies = grad.numel() // max(expected.numel(), 1)
-    explain = {}
+    explain: dict[str, Tensor] = {}
     if copies > 1:
-        explain = {
-            f"it is the mean of the {copies} gradients; every copy adds its own, so sum": (
-                expected / copies
-            ),
-            "only one of the copies is counted; sum over all of them": one_copy(grad, shape),
-        }
+        explain[f"it is the mean of the {copies} gradients; every copy adds its own, so sum"] = (
+            expected / copies
+        )
+        explain["only one of the copies is counted; sum over all of them"] = one_copy(grad, shape)
+    if grad.ndim - len(shape) == 2 and grad.ndim > 2:
+        explain[
+            "axes 0 and 2 of the gradient were summed: once axis 0 is gone, what was axis 1 is "
+            "axis 0"
+        ] = grad.sum(0).sum(1)
     assert_close(got, expected, what=what, explain=explain)
 
 
@@ -790,6 +793,13 @@ def keyed(stats: Any) -> dict[str, Tensor]:
             'the result should be a dict with the keys "mean", "var", "max" and "mask"',
             id="value.keys",
         )
+    for key in KEYS:
+        if isinstance(stats[key], tuple):
+            fail(
+                f"{key} holds {len(stats[key])} tensors: the maximum along an axis comes with the "
+                "indices of its places; only the values are asked for",
+                id="value.tuple",
+            )
     return stats
 
 
