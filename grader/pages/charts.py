@@ -90,12 +90,11 @@ class Scale:
 
     def at(self, value: float) -> float:
         """The coordinate of ``value``, kept inside the range."""
-        low, high = self._bend(self.low), self._bend(self.high)
-        share = (self._bend(value) - low) / (high - low) if high > low else 0.5
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = (math.log10(max(v, 5e-324)) for v in (low, high, value))
+        share = (value - low) / (high - low) if high > low else 0.5
         return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
-
-    def _bend(self, value: float) -> float:
-        return math.log10(max(value, 5e-324)) if self.log else value
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> tuple[float, ...]:
@@ -128,7 +127,8 @@ def log_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
 
 def number(value: float) -> str:
     """A coordinate, to a tenth of a pixel."""
-    return f"{value:.1f}".removesuffix(".0").replace("-0", "0") if value > -0.05 else f"{value:.1f}"
+    shown = f"{value:.1f}"
+    return shown[:-2] if shown.endswith(".0") and shown != "-0.0" else shown.replace("-0.0", "0")
 
 
 def line(points: Iterable[tuple[float, float]]) -> str:

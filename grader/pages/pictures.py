@@ -147,13 +147,16 @@ def _is_plain(item: object) -> bool:
 
 def _number(item: object) -> float:
     """``item`` as a float; nan where it is no number, inf where it is too large to draw."""
-    if isinstance(item, str) and item.strip().lower() in ("inf", "-inf", "+inf", "infinity"):
-        return -math.inf if item.strip().startswith("-") else math.inf
-    if not isinstance(item, bool | int | float):
+    if type(item) is float:
+        value = item
+    elif isinstance(item, bool | int):
+        value = float(item) if abs(item) < 10**160 else math.copysign(math.inf, item > 0 or -1)
+    elif isinstance(item, str):
+        # A report writes what JSON has no word for as text.
+        words = {"inf": math.inf, "+inf": math.inf, "-inf": -math.inf}
+        value = words.get(item.strip().lower(), math.nan)
+    else:
         return math.nan
-    if isinstance(item, int) and abs(item) > 10**160:
-        return math.inf if item > 0 else -math.inf
-    value = float(item)
     return math.copysign(math.inf, value) if abs(value) > charts.LARGEST else value
 
 
@@ -560,7 +563,8 @@ def _curve(blank: Figure, data: _Data) -> Figure:
     is_log, limit = data.flag("log_y"), data.number("limit")
 
     def is_drawn(point: tuple[float, float]) -> bool:
-        return all(map(math.isfinite, point)) and not (is_log and point[1] <= 0)
+        x, y = point
+        return math.isfinite(x) and math.isfinite(y) and not (is_log and y <= 0)
 
     drawn = [point for _, points in series for point in points if is_drawn(point)]
     if not drawn:

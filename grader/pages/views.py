@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 
 from grader import feedback, roadmap
@@ -422,6 +422,10 @@ def _check(
     figures = tuple(pictures.figure(picture) for picture in outcome.pictures[:6])
     # The rows of axes are the same fact as the picture, laid out for a terminal.
     is_drawn = any(figure.kind == "axes" for figure in figures)
+    said = finding.sentence.casefold()
+    figures = tuple(
+        replace(f, title="") if f.title.casefold() in said and not f.absent else f for f in figures
+    )
     return CheckView(
         number=check.number,
         anchor=anchor(check.number),
