@@ -69,7 +69,7 @@ def inspect(tensor: Tensor, name: str = "Tensor") -> None:
 
 @contextmanager
 def time_block(label: str = "Block") -> Iterator[None]:
-    """Print how long the body of the `with` statement took, also when it raises.
+    """Print `[Time] {label} cost: {seconds:.6f} sec` when the body ends, also when it raises.
 
     Kernels run beside Python, so CUDA, where there is one, is waited for before each reading of
     the clock.
