@@ -71,11 +71,13 @@ def largest_sizes(*shapes: Shape) -> Shape:
 
 def alignment(shapes: Sequence[Shape], result: Shape, note: str = "") -> None:
     """Attach the picture of shapes that are aligned from the right."""
-    said = ", ".join(map(str, shapes))
+    if not result:
+        return
+    said = " and ".join(map(str, shapes))
     picture(
         "alignment",
         "Aligned from the right",
-        f"{said} broadcast to {result}" if shapes else f"no shapes broadcast to {result}",
+        f"{said} broadcast to {result}.",
         rows=[{"label": chr(ord("a") + i), "sizes": shape} for i, shape in enumerate(shapes)],
         result=result,
         note=note,
@@ -96,7 +98,7 @@ def check_shape(submission, shapes: tuple[Shape, ...]) -> None:
         )
     expected = np.broadcast_shapes(*shapes)
     if got != expected:
-        alignment(shapes, expected, f"got {got}")
+        alignment(shapes, expected, f"Yours is {got}.")
     assert_equal(
         got,
         expected,
@@ -700,7 +702,7 @@ class TestPairwiseSqdist:
         alignment(
             ((batch, n, 1, d), (batch, 1, m, d)),
             (batch, n, m, d),
-            f"{matrix * d / 1e6:.1f} MB for a result of {matrix / 1e6:.1f} MB",
+            f"That is {matrix * d / 1e6:.1f} MB; the distances take {matrix / 1e6:.1f} MB.",
         )
         assert_peak_memory(
             8 * matrix, submission.pairwise_sqdist, points(batch, n, d), points(batch, m, d)
