@@ -18,6 +18,7 @@ from grader.errors import CourseError, GraderError, UsageError
 
 if TYPE_CHECKING:
     from grader.learner import Choice, Desk
+    from grader.runner import Backend
 
 FAULT_OF_GRADE = 3
 INTERRUPTED = 130
@@ -32,11 +33,16 @@ exit codes:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(argv: Sequence[str] | None = None, *, backend: Backend | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: its words; those of this process if None.
+        backend: starts the workers of a grading; a cold one if None.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(words)
+        code = _run(words, backend)
         sys.stdout.flush()
         return code
     except GraderError as error:
@@ -131,7 +137,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; {self.prog} --help lists what there is")
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], backend: Backend | None) -> int:
     top = parser()
     verbs = tuple(_verbs(top))
     known, rest = _common().parse_known_args(words)
@@ -146,6 +152,7 @@ def _run(words: list[str]) -> int:
         words = ["check", *words]
     arguments = top.parse_args(words)
     arguments.verbs = verbs
+    arguments.backend = backend
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
 
@@ -178,6 +185,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     add("--no-speed", action="store_true", help="skip the speed checks")
     add("--timeout", type=_seconds, metavar="S", help="CPU seconds that a check may take")
     add("--seed", type=int, metavar="N", help="of the random generators")
+    add("--no-server", action="store_true", help="start cold, and start no server")
     add("--no-record", action="store_true", help="leave no trace in the history")
     add("--no-report", action="store_true", help="write no pages")
     add("--json", action="store_true", help="one JSON document; short for --format json")
@@ -223,6 +231,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         shows_text=not is_json or arguments.output is not None,
         json_to=arguments.output,
         is_json=is_json,
+        backend=arguments.backend,
     )
 
 

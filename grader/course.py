@@ -6,17 +6,21 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grader import suite
+from grader import bundle, suite
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise, Limits, Task
 
 ID = re.compile(r"^[a-z][a-z-]*\d{1,3}$")
 TRACKS = ("roadmap", "lecture", "kaggle", "hour")
+ORIGINS = ("solutions", "installed", "bundles")
+"""Where exercises come from: the course's own folder, the engine's package, packed one by one."""
+
+_COURSE_FIELDS = {"title": str, "format": int, "provides": dict, "source": str}
 _FIELDS = {
     "title": str,
     "title_zh": str,
@@ -36,10 +40,14 @@ _OPTIONAL = {"data", "cpu_seconds", "memory_gb", "budget_seconds", "minutes"}
 
 @dataclass(frozen=True)
 class Course:
-    """A folder with `course.toml`, `solutions/` and `exercises/`."""
+    """A folder with `course.toml` and `exercises/`, and where the exercises come from."""
 
     root: Path
     title: str = "28 days of PyTorch"
+    provides: Mapping[str, str] = field(default_factory=dict)
+    """Modules that an exercise writes and later ones import: name -> the exercise's id."""
+    origin: str = "solutions"
+    """One of `ORIGINS`."""
 
     @property
     def exercises_folder(self) -> Path:
@@ -49,7 +57,7 @@ class Course:
     @property
     def solutions_folder(self) -> Path:
         """Where exercises are written."""
-        return self.root / "solutions"
+        return installed() / "solutions" if self.origin == "installed" else self.root / "solutions"
 
     @property
     def reports(self) -> Path:
@@ -59,9 +67,21 @@ class Course:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """The ids of all exercises: the roadmap's days first, then the tracks."""
-        folder = self.solutions_folder
-        found = [p.parent.name for p in folder.glob("*/exercise.toml") if ID.match(p.parent.name)]
-        return tuple(sorted(found, key=_order))
+        if self.origin == "bundles":
+            found = {path.stem for path in bundle.paths(self.exercises_folder)}
+        else:
+            found = {p.parent.name for p in self.solutions_folder.glob("*/exercise.toml")}
+        return tuple(sorted(filter(ID.match, found), key=_order))
+
+    def source_of(self, id: str) -> Path:
+        """The folder with an exercise's `exercise.toml`, suite and statement.
+
+        Raises:
+            CourseError: its bundle is damaged.
+        """
+        if self.origin == "bundles":
+            return bundle.folder(bundle.path_of(self.exercises_folder, id))
+        return self.solutions_folder / id
 
     def exercises(self) -> tuple[Exercise, ...]:
         """Every exercise, in the order of the roadmap."""
@@ -100,13 +120,43 @@ def find(directory: Path | None = None) -> Course:
     for folder in (start, *start.parents):
         path = folder / "course.toml"
         if path.is_file():
-            table = _toml(path)
-            _known(path, table, {"title": str, "format": int})
-            return Course(folder, str(table.get("title", "28 days of PyTorch")))
+            return read(folder)
     raise UsageError(
         f"{start} is not in a course: no parent folder has a course.toml. "
         "Change into the course's folder, or name it with -C FOLDER"
     )
+
+
+def read(folder: Path) -> Course:
+    """The course of a folder that has a `course.toml`.
+
+    Raises:
+        CourseError: it cannot be read.
+    """
+    path = folder / "course.toml"
+    table = _toml(path)
+    _known(path, table, _COURSE_FIELDS)
+    origin = table.get("source", "solutions")
+    if origin not in ORIGINS:
+        raise CourseError(f"{path}: source is {origin}; it must be one of {', '.join(ORIGINS)}")
+    if origin == "installed":
+        table = _toml(installed() / "course.toml") | table
+    title = str(table.get("title", "28 days of PyTorch"))
+    return Course(folder, title, dict(table.get("provides", {})), origin)
+
+
+def installed() -> Path:
+    """The folder of the course that came with this engine.
+
+    Raises:
+        CourseError: none did.
+    """
+    here = Path(__file__).parent
+    # An engine that runs from its repository has the course beside it.
+    for folder in (here / "_course", here.parent):
+        if (folder / "course.toml").is_file():
+            return folder
+    raise CourseError("this installation of torch28 has no exercises; install it anew")
 
 
 def week_of(id: str, track: str) -> int | None:
@@ -121,7 +171,7 @@ def _order(id: str) -> tuple[int, str, int]:
 
 
 def _read(course: Course, id: str) -> Exercise:
-    source = course.solutions_folder / id
+    source = course.source_of(id)
     path = source / "exercise.toml"
     table = _toml(path)
     _known(path, table, _FIELDS)

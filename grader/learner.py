@@ -30,7 +30,7 @@ from grader.model import (
 from grader.terminal import Terminal
 
 if TYPE_CHECKING:
-    from grader import console, grading, source
+    from grader import console, grading, runner, source
 
 OK, NOT_PASSED = 0, 1
 
@@ -72,6 +72,7 @@ class Choice:
     is_verbose: bool = False
     is_quiet: bool = False
     shows_text: bool = True
+    backend: runner.Backend | None = None  # None: a cold one
     json_to: Path | None = None  # None: to the terminal's stream, when `is_json`
     is_json: bool = False
 
@@ -322,11 +323,13 @@ def _grade_one(
     desk: Desk, kept: History | None, exercise: Exercise, choice: Choice
 ) -> tuple[Attempt, dict[str, Any]]:
     """Grade one exercise; the attempt, and the same as JSON."""
-    from grader import console, grading, source
+    from grader import console, grading, runner, source
 
     before = kept.attempts(exercise.id) if kept is not None else []
     previous = roadmap.statuses_after(before)
-    options = _options(exercise, choice, previous)
+    options = replace(
+        _options(exercise, choice, previous), modules=_provided(desk, kept, exercise)
+    )
     submission = source.read(exercise, root=desk.course.root)
     page = desk.course.display(desk.course.reports / f"{exercise.id}.html")
     if not choice.has_pages or not choice.is_recorded or kept is None:
@@ -339,7 +342,14 @@ def _grade_one(
         report.begin()
     running = _Running(report)
     try:
-        attempt = grading.grade(exercise, submission, options, running.start, running.outcome)
+        attempt = grading.grade(
+            exercise,
+            submission,
+            options,
+            running.start,
+            running.outcome,
+            backend=choice.backend or runner.cold,
+        )
     except KeyboardInterrupt:
         desk.out.write()
         _keep_interrupted(desk, kept if choice.is_recorded else None, exercise, running, submission)
@@ -354,6 +364,16 @@ def _grade_one(
         report.finish(attempt, _closing(desk, kept, exercise, attempt, submission, before, page))
     seen = kept.hints_seen(exercise.id) if kept is not None else {}
     return attempt, records.result(exercise, attempt, previous=previous, hints_seen=seen)
+
+
+def _provided(desk: Desk, kept: History | None, exercise: Exercise) -> dict[str, str]:
+    """The learner's own modules that later exercises import, once their exercise is solved."""
+    found = {}
+    for module, id in desk.course.provides.items():
+        latest = kept.latest(id) if kept is not None and id != exercise.id else None
+        if latest is not None and latest.is_solved and f"{module}.py" in latest.files:
+            found[module] = latest.files[f"{module}.py"]
+    return found
 
 
 def _options(exercise: Exercise, choice: Choice, previous: Mapping[str, Status]) -> grading.Options:

@@ -86,6 +86,43 @@ class Worker(Protocol):
 Backend = Callable[[Exercise, str], Worker]
 
 
+class EventStream:
+    """JSON lines read from a descriptor, as long as a deadline that may move allows."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._buffer = bytearray()
+
+    def events(self, deadline: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
+        """The events until `ended`, or until the other end is gone.
+
+        Raises:
+            TimeoutError: the deadline, a time of `time.monotonic`, has passed.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._number, selectors.EVENT_READ)
+            while True:
+                end = self._buffer.find(b"\n")
+                if end >= 0:
+                    line = bytes(self._buffer[:end])
+                    del self._buffer[: end + 1]
+                    event = _event(line)
+                    if event is None:
+                        continue
+                    yield event
+                    if event["event"] == "ended":
+                        return
+                    continue
+                left = deadline() - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                if selector.select(min(left, 1.0)):
+                    data = os.read(self._number, 1 << 16)
+                    if not data:
+                        return
+                    self._buffer += data
+
+
 class ColdWorker:
     """A fresh interpreter: the back-end that is always right."""
 
@@ -104,7 +141,7 @@ class ColdWorker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
-        self._buffer = bytearray()
+        self._stream = EventStream(self._out.fileno())
         self._child: int | None = None
         self.ready: Mapping[str, Any] = {}
 
@@ -124,7 +161,7 @@ class ColdWorker:
             self.ready = event
             return
         if event is not None and event["event"] == "broken":
-            raise CourseError("the suite does not load: " + _last_line(event["faults"]))
+            raise CourseError("the suite does not load: " + last_line(event["faults"]))
         raise EnvironmentFault(f"the checks could not be started: {self._said()}")
 
     def request(self, request: Mapping[str, Any]) -> None:
@@ -136,30 +173,10 @@ class ColdWorker:
 
     def events(self, deadline: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
         """The worker's events, until `ended` or until the worker itself has ended."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._out, selectors.EVENT_READ)
-            while True:
-                end = self._buffer.find(b"\n")
-                if end >= 0:
-                    line = bytes(self._buffer[:end])
-                    del self._buffer[: end + 1]
-                    event = _event(line)
-                    if event is None:
-                        continue
-                    if event["event"] == "forked":
-                        self._child = event["pid"]
-                    yield event
-                    if event["event"] == "ended":
-                        return
-                    continue
-                left = deadline() - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                if selector.select(min(left, 1.0)):
-                    data = os.read(self._out.fileno(), 1 << 16)
-                    if not data:
-                        return
-                    self._buffer += data
+        for event in self._stream.events(deadline):
+            if event["event"] == "forked":
+                self._child = event["pid"]
+            yield event
 
     def kill_child(self) -> None:
         """End the process that serves the request, or the worker if there is none."""
@@ -194,7 +211,7 @@ class ColdWorker:
         self._process.poll()
         self._log.seek(0)
         text = self._log.read()[-20000:].decode("utf-8", "replace")
-        return _last_line([text]) or f"exit code {self._process.returncode}"
+        return last_line([text]) or f"exit code {self._process.returncode}"
 
 
 def cold(exercise: Exercise, device: str) -> Worker:
@@ -410,6 +427,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "event" in event else None
 
 
-def _last_line(texts: list[str]) -> str:
+def last_line(texts: list[str]) -> str:
+    """The last line of some texts that says something."""
     lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -63,6 +63,11 @@ def main() -> int:
 def become_parent() -> None:
     """End with whoever started this process, and inherit what children leave behind."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """End this process when the one that forked it ends; on Linux only."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -270,7 +275,7 @@ def _confine(run: plugin.Session, *, memory: bool) -> None:
     assert run.capture is not None
     if hasattr(os, "fork"):
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
     os.chdir(run.scratch)
     run.capture.redirect()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123

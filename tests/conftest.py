@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from grader import grading, runner, source, stubs
 from grader.course import Course
 from grader.model import Attempt, Exercise
 from grader.verify import KeptWorker
+
+# A test that wants a server starts one itself.
+os.environ["GRADE_NO_SERVER"] = "1"
 
 FIXTURE_COURSE = Path(__file__).parent / "course"
 

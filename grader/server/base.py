@@ -1,0 +1,232 @@
+"""The base process of a course's server: everything imported and warmed up, nothing computed.
+
+It keeps one session forked ahead, which accepts the next client by itself, and forks a zygote for
+an exercise when a session asks. It runs no learner's code and holds no thread. Started as
+`python -P -m grader.server.base ROOT`; ends after 15 idle minutes, when memory runs low, or when
+its own files change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from grader.server import place
+
+IDLE_SECONDS = 15 * 60
+LEAST_MEMORY = 400 * 2**20
+"""Bytes of memory that must be available on the machine; below, the server makes room."""
+
+
+def main() -> int:
+    """Serve a course until nobody needs it."""
+    root = sys.argv[1]
+    os.umask(0o077)
+    stem = f"{place.folder()}/{place.name(root)}"
+    lock = os.open(f"{stem}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return 0  # there is one
+    warm_up()
+    from grader import plugin
+
+    if plugin.accelerator() is not None:
+        # A forked child could not use it, and a verdict from the CPU alone would be another one.
+        Path(f"{stem}.accelerator").touch()
+        return 0
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return Base(root, stem).serve()
+
+
+def warm_up() -> None:
+    """Import what grading imports, and pay what torch's first calls cost, on one thread."""
+    import torch
+
+    # Before the first operator: a child of a process that has run on several threads hangs.
+    torch.set_num_threads(1)
+    import _pytest.pytester  # noqa: F401  (pulls in what pytest loads late)
+    import jinja2  # noqa: F401
+    import psutil  # noqa: F401
+    import pytest_jsonreport.plugin  # noqa: F401
+    import torch._dynamo  # the first step of an optimizer imports it
+    import torch.testing
+
+    import grader.testing  # noqa: F401
+    from grader import catalogue, console, grading, learner, pages, plugin, worker  # noqa: F401
+
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).double()
+    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+        step = optimizer(layer.parameters(), lr=0.1)
+        layer(x).softmax(-1).square().sum().backward()
+        step.step()
+        step.zero_grad()
+    torch.autograd.gradcheck(lambda y: torch.einsum("ij,kj->ik", y, y).tanh(), (x,))
+    torch.testing.assert_close(x.detach(), x.detach())
+    q = torch.randn(1, 2, 3, 4)
+    torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+    torch.func.vmap(torch.sin)(q)
+    torch.cdist(q[0], q[0])
+
+
+def fingerprint() -> tuple[tuple[str, int, int], ...]:
+    """What the server was made of: the engine's files, its templates, torch, the interpreter."""
+    import grader
+    from grader.pages.writing import templates_folder
+
+    package = Path(grader.__file__).parent
+    files = [*package.rglob("*.py"), *templates_folder().glob("*"), Path(sys.executable)]
+    for module in ("torch", "_pytest"):
+        found = sys.modules.get(module)
+        if found is not None and found.__file__:
+            files.append(Path(found.__file__))
+    return tuple(sorted(_stamps(files)))
+
+
+def _stamps(files: list[Path]) -> Iterator[tuple[str, int, int]]:
+    for path in files:
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            yield str(path), found.st_mtime_ns, found.st_size
+
+
+class Base:
+    """The listening socket, the session forked ahead, and the zygotes."""
+
+    def __init__(self, root: str, stem: str) -> None:
+        self.root = root
+        self.stem = stem
+        self._made_of = fingerprint()
+        self._zygotes: dict[str, tuple[int, str]] = {}  # exercise -> pid, socket
+        self._read, self._write = os.pipe()
+        self._listener = _listen(f"{stem}.sock")
+
+    def serve(self) -> int:
+        """Keep a session ahead until there is a reason to end."""
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, _leave)
+        gc.collect()
+        gc.freeze()
+        spare = self._fork_session()
+        last = time.monotonic()
+        try:
+            while time.monotonic() - last < IDLE_SECONDS and not _is_memory_low():
+                ready, _, _ = select.select([self._read], [], [], 30.0)
+                self._reap()
+                if not ready:
+                    continue
+                last = time.monotonic()
+                for line in os.read(self._read, 65536).decode().splitlines():
+                    word, _, rest = line.partition(" ")
+                    if word == "taken":
+                        spare = self._fork_session()
+                    elif word == "zygote":
+                        self._fork_zygote(*rest.split(" ", 2))
+                    elif word == "stale":
+                        return 0
+            return 0
+        finally:
+            self._end(spare)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                for id, (zygote, path) in list(self._zygotes.items()):
+                    if zygote == pid:
+                        del self._zygotes[id]
+                        Path(path).unlink(missing_ok=True)
+
+    def _fork_session(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                from grader.server import session
+
+                os.close(self._read)
+                session.serve(self._listener, self._write, self.root, self._is_stale)
+                code = 0
+            os._exit(code)
+        return pid
+
+    def _is_stale(self) -> bool:
+        return fingerprint() != self._made_of
+
+    def _fork_zygote(self, id: str, path: str, suite: str) -> None:
+        """Fork a zygote that listens at `path`, and end the one of an older suite."""
+        old = self._zygotes.get(id)
+        if old is not None:
+            if old[1] == path and _is_alive(old[0]):
+                return  # two sessions asked
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(old[0], signal.SIGKILL)
+            Path(old[1]).unlink(missing_ok=True)
+        listener = _listen(path)
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                from grader.server import zygote
+
+                self._listener.close()
+                os.close(self._read)
+                os.close(self._write)
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                zygote.serve(Path(suite), listener)
+            os._exit(0)
+        listener.close()
+        self._zygotes[id] = (pid, path)
+
+    def _end(self, spare: int) -> None:
+        """End everything that waits; sessions that answer a client go on by themselves."""
+        Path(f"{self.stem}.sock").unlink(missing_ok=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(spare, signal.SIGTERM)
+        for pid, path in self._zygotes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            Path(path).unlink(missing_ok=True)
+
+
+def _listen(path: str) -> socket.socket:
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    Path(path).chmod(0o600)
+    listener.listen(64)
+    return listener
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
+
+
+def _is_memory_low() -> bool:
+    import psutil
+
+    return bool(psutil.virtual_memory().available < LEAST_MEMORY)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Where a course's server listens: one folder a user, one socket a course and interpreter.
+
+The client imports this before anything else, so it imports next to nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+
+import grader
+
+
+class Unsafe(Exception):
+    """The folder for sockets belongs to someone else, or others may write there."""
+
+
+def folder() -> str:
+    """The folder of sockets, made if it is missing; its mode is 0700 and it is ours.
+
+    Raises:
+        Unsafe: it is not.
+    """
+    parent = os.environ.get("XDG_RUNTIME_DIR")
+    user = os.getuid()
+    path = f"{parent}/torch28" if parent else f"/tmp/torch28-server-{user}"
+    try:
+        os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib's import would cost every client)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise Unsafe(f"{path}: {error.strerror}") from None
+    found = os.lstat(path)
+    if found.st_uid != user or found.st_mode & 0o170777 != 0o40700:
+        raise Unsafe(f"{path} is not a folder of this user alone (mode 0700)")
+    return path
+
+
+def name(root: str) -> str:
+    """What the files of a course's server are called, without the folder and the ending."""
+    key = f"{sys.prefix}\0{sys.version}\0{grader.__version__}\0{root}"
+    return f"{zlib.crc32(key.encode('utf-8', 'surrogateescape')):08x}{len(key):04x}"
+
+
+def socket_of(root: str) -> str:
+    """The socket a course's server listens on."""
+    return f"{folder()}/{name(root)}.sock"
+
+
+def course_of(directory: str) -> str | None:
+    """The nearest parent with a `course.toml`, as `course.find` finds it."""
+    path = os.path.realpath(directory)
+    while True:
+        if os.path.isfile(f"{path}/course.toml"):  # noqa: PTH113
+            return path
+        parent = os.path.dirname(path)  # noqa: PTH120
+        if parent == path:
+            return None
+        path = parent

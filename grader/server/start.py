@@ -1,0 +1,73 @@
+"""Starting, finding and stopping a course's server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from grader import runner
+from grader.server import place
+
+
+def in_background(root: str) -> bool:
+    """Start the course's server unless it runs or cannot help here; whether one was started."""
+    if not sys.platform.startswith("linux") or os.environ.get("GRADE_NO_SERVER"):
+        return False
+    try:
+        stem = f"{place.folder()}/{place.name(root)}"
+    except place.Unsafe:
+        return False
+    if Path(f"{stem}.accelerator").exists() or pid_of(root) is not None:
+        return False
+    # A learner without room for a log has other worries.
+    with contextlib.suppress(OSError), Path(f"{stem}.log").open("wb") as log:
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "grader.server.base", root],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=runner.worker_environment("cpu"),
+            start_new_session=True,
+        )
+        return True
+    return False
+
+
+def pid_of(root: str) -> int | None:
+    """The process id of the course's server, if one holds the lock."""
+    import fcntl
+
+    try:
+        path = Path(f"{place.folder()}/{place.name(root)}.lock")
+        with path.open("r+", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                text = lock.read().strip()
+                return int(text) if text.isdigit() else 0
+    except (OSError, place.Unsafe):
+        pass
+    return None
+
+
+def stop(root: str, seconds: float = 5.0) -> bool:
+    """End the course's server; whether there was one."""
+    pid = pid_of(root)
+    if not pid:
+        return False
+    limit = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while pid_of(root) is not None:
+        if time.monotonic() > limit:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,272 @@
+"""The preloaded server: the same verdict as the cold path, and a clear end in bad weather."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from grader.server import client, place, start
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server is for Linux")
+
+PATIENCE = 120.0
+
+
+class Server:
+    """A server of a course, and `grade` asked of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def wait(self) -> int:
+        """The server's process id, once it listens."""
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            pid = start.pid_of(str(self.root))
+            if pid and Path(place.socket_of(str(self.root))).exists():
+                return pid
+            time.sleep(0.05)
+        raise AssertionError("the server did not start")
+
+    def grade(self, *argv: str) -> tuple[int | None, str, str]:
+        """What a client of the server prints; its code is None if the server did not answer."""
+        code = (
+            "import sys; from grader.server import client; client.PATIENCE = 20.0\n"
+            "code = client.ask(sys.argv[1:]); sys.exit(99 if code is None else code)"
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "GRADE_NO_SERVER"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return None if done.returncode == 99 else done.returncode, done.stdout, done.stderr
+
+    def write(self, text: str) -> None:
+        """Put a submission in place."""
+        (self.root / "exercises/day01/scaling.py").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that leave it whole."""
+    root = tmp_path_factory.mktemp("server") / "course"
+    shutil.copytree(Path(__file__).parent / "course", root)
+    (root / "exercises/day01").mkdir(parents=True)
+    runtime = tmp_path_factory.mktemp("runtime")
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+    os.environ.pop("GRADE_NO_SERVER", None)
+    try:
+        assert start.in_background(str(root))
+        made = Server(root)
+        made.wait()
+        yield made
+    finally:
+        start.stop(str(root))
+        os.environ["GRADE_NO_SERVER"] = "1"
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
+
+
+BODY = "return x * 2"
+
+
+def test_a_right_answer_passes_and_a_wrong_one_fails_warm_as_cold(server, reference):
+    server.write(reference)
+    right = server.grade("day01")
+    server.write(reference.replace(BODY, "return x * 3"))
+    wrong = server.grade("day01")
+
+    assert right[0] == 0
+    assert "3 of 3 checks pass" in right[1]
+    assert wrong[0] == 1
+    assert "got [3.0, 3.0], expected 2" in wrong[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("while True: pass", "stopped after 0.5 s of CPU time"),
+        ("import os; os._exit(0)", "exit code 0"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import os; os.closerange(0, 1000)", "exit code 0"),
+        ("import os, time; os.kill(os.getppid(), 9); time.sleep(9)", "ended from outside"),
+        ("import torch; torch.equal = lambda a, b: True; return x", "replaces torch.equal"),
+        ("import os\n    if os.fork() == 0: os.setsid(); os.execv('/bin/sleep', ['sleep', '97'])\n"
+         "    return x", "got [1.0, 1.0]"),
+    ],
+)
+def test_a_trap_ends_the_child_and_not_the_server(server, reference, line, says):
+    server.write(reference.replace(BODY, line).replace("double(x) + x", "x * 3"))
+    code, out, _ = server.grade("day01", "--timeout", "0.5", "-v")
+
+    assert code == 1
+    assert says in out
+    assert "1 of 3 checks pass" in out
+    server.write(reference)
+    assert server.grade("day01")[0] == 0
+    left = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "97"]]
+    assert left == []
+
+
+def test_two_clients_at_once_are_both_answered(server, reference):
+    server.write(reference)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: server.grade("day01"), range(4)))
+
+    assert [code for code, _, _ in found] == [0, 0, 0, 0]
+
+
+def test_a_changed_suite_is_collected_anew(server, reference):
+    server.write(reference)
+    suite = server.root / "solutions/day01/test_scaling.py"
+    text = suite.read_text(encoding="utf-8")
+    suite.write_text(text.replace("(2,), 2.0)", "(2,), 4.0)"), encoding="utf-8")
+    try:
+        changed = server.grade("day01")
+    finally:
+        suite.write_text(text, encoding="utf-8")
+
+    assert changed[0] == 1
+    assert server.grade("day01")[0] == 0
+
+
+def test_a_suite_that_does_not_load_is_the_courses_fault(server, reference):
+    server.write(reference)
+    suite = server.root / "solutions/day01/test_scaling.py"
+    text = suite.read_text(encoding="utf-8")
+    suite.write_text(text.replace("import torch", "import torch\n1 / 0"), encoding="utf-8")
+    try:
+        code, _, error = server.grade("day01")
+    finally:
+        suite.write_text(text, encoding="utf-8")
+
+    assert code == 3
+    assert "ZeroDivisionError" in error
+
+
+def test_an_interrupt_records_what_has_ended(server, reference):
+    server.write(reference.replace("double(x) + x", "[1 for _ in iter(int, 1)]"))
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from grader.server import client\n"
+        "client.PATIENCE = 20.0\n"
+        "threading.Thread(target=lambda: (time.sleep(4), os.kill(os.getpid(), signal.SIGINT)),"
+        " daemon=True).start()\n"
+        "sys.exit(client.ask(['day01']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=server.root,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert done.returncode == 130
+
+
+def test_the_socket_is_the_users_own(server):
+    path = place.socket_of(str(server.root))
+
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
+
+
+def test_a_server_is_never_started_twice(server):
+    assert not start.in_background(str(server.root))
+
+
+def test_garbage_is_no_request(server):
+    for data in (b"", b"hello\n", b"99999999\n", b"5\nabcde"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(place.socket_of(str(server.root)))
+            connection.settimeout(20)
+            assert connection.recv(len(client.HELLO)) == client.HELLO
+            connection.sendall(data)
+    assert server.wait()
+
+
+def test_a_killed_server_leaves_the_cold_path(server, reference):
+    server.write(reference)
+    os.kill(server.wait(), signal.SIGKILL)
+    time.sleep(0.5)
+
+    assert server.grade("day01")[0] is None
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if "grader.server.base" in (p.info["cmdline"] or []) and str(server.root) in p.info["cmdline"]
+    ]
+    for process in left:
+        process.wait(timeout=20)
+
+
+# --- the client alone -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "can"),
+    [
+        (["day23"], True),
+        (["day23", "-v", "--seed", "7", "day03"], True),
+        (["day23", "--device", "cpu"], False),
+        (["exercises/day23/self_attention.py"], False),
+        (["status"], False),
+        (["-C", "x", "day23"], False),
+        (["day23", "--no-server"], False),
+        (["--help"], False),
+        ([], False),
+    ],
+)
+def test_only_a_plain_grading_is_asked_of_the_server(argv, can, monkeypatch):
+    monkeypatch.delenv("GRADE_NO_SERVER", raising=False)
+
+    assert client.can_ask(argv) is can
+    monkeypatch.setenv("GRADE_NO_SERVER", "1")
+    assert client.can_ask(argv) is False
+
+
+def test_a_folder_of_someone_elses_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "torch28").mkdir(mode=0o755)
+    (tmp_path / "torch28").chmod(0o755)
+
+    with pytest.raises(place.Unsafe):
+        place.folder()
+    assert not start.in_background(str(tmp_path))
+
+
+def test_the_client_imports_next_to_nothing():
+    code = "import sys; from grader import entry; from grader.server import client, place\n"
+    code += "print(sorted({'argparse', 'json', 're', 'socket', 'pathlib', 'subprocess'}"
+    code += " & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+
+    assert done.stdout.strip() == "[]"
