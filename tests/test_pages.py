@@ -239,6 +239,16 @@ def test_every_status_has_a_sign_and_a_word(tmp_path, status):
     assert f'aria-label="1.2 {views.STATES[status]}"' in page
 
 
+def test_a_task_that_is_still_to_be_written_says_so_once(tmp_path):
+    todo = tuple(records.outcome(n, Status.TODO) for n in ("2.1", "2.2", "2.3"))
+    attempt = records.attempt(
+        (*records.mixed()[:2], *todo, *records.mixed()[5:]), open_tasks=("attention",)
+    )
+    words = visible(write_day(tmp_path / "day23.html", attempt))
+
+    assert words.count("still to be written") == 1
+
+
 def test_every_message_of_an_outcome_without_words_still_says_something(tmp_path):
     for status in (s for s in Status if s.is_mistake):
         page = write_day(tmp_path / "d.html", with_outcome(message=None))
@@ -297,6 +307,21 @@ def test_the_dashboard_counts_what_the_attempts_earned(tmp_path):
 
     assert '<dd class="num">20 <small>/ 28</small></dd>' in page
     assert "139 attempts in 8 weeks" in page
+
+
+def test_many_checks_share_a_bar_of_runs_that_ended_alike(tmp_path):
+    many = [e for e in records.course(checks=30) if e.id in ("day01", "day02")]
+    attempt = records.history(many, total=8)[0]
+    page = pages.write_index(
+        "A course", many, {}, [attempt], records.NOW, tmp_path / "index.html"
+    ).read_text(encoding="utf-8")
+    first = page[page.index('href="day01.html"') :]
+
+    assert re.findall(r'<rect class="(r\w*)" x="(\d+)" width="(\d+)"', first)[:3] == [
+        ("rp", "0", "16"),
+        ("rf", "16", "2"),
+        ("r", "18", "13"),
+    ]
 
 
 def test_a_finished_course_says_so(tmp_path):

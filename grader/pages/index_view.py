@@ -12,7 +12,7 @@ from grader.pages import charts, text, views
 from grader.roadmap import Progress, State
 
 _LATEST = 8  # rows of the latest attempts
-_SEGMENTS = 40  # checks of an exercise that get a segment of their own
+_SEGMENTS = 14  # more checks than that share a bar without gaps, in runs that ended alike
 
 LOOKS = {
     Status.PASSED: "p",
@@ -34,7 +34,9 @@ class Tile:
     title: str
     title_zh: str
     state: str  # done, in_progress, not_started
-    segments: tuple[str, ...]  # the look of each check
+    segments: tuple[str, ...]  # the look of each check, where there is room for that
+    runs: tuple[tuple[str, int, int], ...]  # else look, place and length of checks that ended alike
+    size: int  # how many checks
     counts: str  # "5/8", or "9" before the first attempt
     label: str  # all of it as a sentence
     is_next: bool
@@ -164,7 +166,11 @@ def _next(road: roadmap.Roadmap, latest: Mapping[str, Attempt]) -> Next | None:
     progress = road.of(exercise.id)
     is_started = progress.state is not State.NOT_STARTED
     name = views.name_of(exercise.id)
-    place = [f"{name} of {road.days}" if exercise.week else name]
+    # A course with gaps has fewer days than its last one's number says.
+    is_whole = road.days == max(
+        (p.exercise.number for w in road.weeks.values() for p in w), default=0
+    )
+    place = [f"{name} of {road.days}" if exercise.week and is_whole else name]
     if exercise.week:
         place.append(f"Week {exercise.week}")
     elif exercise.track != "roadmap":
@@ -253,8 +259,6 @@ def _tile(progress: Progress, next_id: str) -> Tile:
         LOOKS.get(status, "") if status else ("s" if check.gpu else "")
         for check, status in zip(exercise.checks, statuses, strict=True)
     ]
-    if len(looks) > _SEGMENTS:
-        looks = [looks[i * len(looks) // _SEGMENTS] for i in range(_SEGMENTS)]
     is_new = state is State.NOT_STARTED
     counts = str(progress.counted) if is_new else f"{progress.passed}/{progress.counted}"
     skipped = sum(status is Status.SKIPPED for status in statuses)
@@ -267,7 +271,9 @@ def _tile(progress: Progress, next_id: str) -> Tile:
         title=exercise.title,
         title_zh=exercise.title_zh,
         state=str(state),
-        segments=tuple(looks),
+        segments=tuple(looks) if len(looks) <= _SEGMENTS else (),
+        runs=_runs(looks) if len(looks) > _SEGMENTS else (),
+        size=len(looks),
         counts=counts,
         label=told,
         is_next=exercise.id == next_id,
@@ -283,6 +289,16 @@ def _how_far(progress: Progress) -> str:
     if progress.passed < progress.counted:
         return f"finished before, {progress.passed} of {checks} pass now"
     return f"all {checks} pass"
+
+
+def _runs(looks: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+    runs: list[tuple[str, int, int]] = []
+    for place, look in enumerate(looks):
+        if runs and runs[-1][0] == look:
+            runs[-1] = (look, runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((look, place, 1))
+    return tuple(runs)
 
 
 def _tracks(road: roadmap.Roadmap, next_id: str) -> tuple[Track, ...]:

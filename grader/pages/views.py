@@ -358,7 +358,7 @@ def _tasks(
             if view.hints and not shown_at and task.hints:
                 shown_at = check.number
             checks.append(view)
-        is_open = bool(latest and task.name in latest.open_tasks)
+        is_open = bool(checks) and all(view.state == Status.TODO for view in checks)
         views.append(
             TaskView(
                 task.number, task.title, task.name, task.points, task.difficulty, is_open,
@@ -415,7 +415,7 @@ def _check(
     elif status is Status.SKIPPED and note:
         note = f"{note}; not counted"
     elif status is Status.TODO:
-        note = f"task {exercise.task(check.task).number} is still to be written"
+        note = ""  # the task says it once
     code = _code(outcome.lines, latest.files if latest else {}) if is_mistake else ()
     output = text.cut(text.clean(outcome.output[:200_000]).strip("\n"), 8_000)
     has_task_hints = bool(exercise.task(check.task).hints)
