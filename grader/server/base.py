@@ -29,7 +29,7 @@ LEAST_MEMORY = 400 * 2**20
 
 
 def main() -> int:
-    """Serve a course until nobody needs it."""
+    """Serve a course in the background until nobody needs it; 1 if there is a server already."""
     root = sys.argv[1]
     os.umask(0o077)
     stem = f"{place.folder()}/{place.name(root)}"
@@ -37,7 +37,10 @@ def main() -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return 0  # there is one
+        return 1  # there is one
+    if os.fork():
+        os._exit(0)  # whoever started this need not wait; the child keeps the lock
+    os.setsid()
     warm_up()
     from grader import plugin
 

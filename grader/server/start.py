@@ -26,16 +26,16 @@ def in_background(root: str) -> bool:
         return False
     # A learner without room for a log has other worries.
     with contextlib.suppress(OSError), Path(f"{stem}.log").open("wb") as log:
-        subprocess.Popen(
+        started = subprocess.run(
             [sys.executable, "-P", "-m", "grader.server.base", root],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd="/",
             env=runner.worker_environment("cpu"),
-            start_new_session=True,
+            check=False,
         )
-        return True
+        return started.returncode == 0
     return False
 
 
