@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grader import files, stubs, verify
+from grader import files, handout, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise
-
-PRISTINE = "stubs.json"
-"""In `exercises/`: the digests of the files as they were generated."""
 
 
 def main(argv: Sequence[str], folder: Path | None = None) -> int:
     """Run one of the author's commands and return its exit code."""
     arguments = _parser().parse_args(argv)
     course = find(folder)
+    if course.origin != "solutions":
+        raise UsageError(
+            f"{course.root} has no solutions/ of its own; grade author works where exercises are "
+            "written"
+        )
     result: int = arguments.run(course, arguments)
     return result
 
@@ -86,27 +87,33 @@ def choose(course: Course, words: Sequence[str]) -> list[Exercise]:
 
 def _generate(course: Course, arguments: argparse.Namespace) -> int:
     stale = 0
-    known = pristine(course)
+    known = handout.digests(course)
     refused: list[str] = []
     for exercise in choose(course, arguments.ids):
-        for name, text in (stubs.of(exercise) | stubs.pages(exercise)).items():
+        for name, text in handout.of(exercise).items():
             path = exercise.folder / name
+            pristine = handout.pristine_path(course, exercise.id, name)
+            has_pristine = name not in exercise.files or (
+                pristine.exists() and files.read(pristine) == text
+            )
             key = f"{exercise.id}/{name}"
             now = files.read(path) if path.exists() else None
-            if now == text and known.get(key) == digest(text):
+            if now == text and known.get(key) == handout.digest(text) and has_pristine:
                 continue
             stale += 1
             if arguments.diff or arguments.check:
                 _show(now or "", text, course.display(path))
                 continue
-            if now is not None and now != text and known.get(key) != digest(now):
+            if now is not None and now != text and known.get(key) != handout.digest(now):
                 refused.append(course.display(path))
                 continue
             files.replace(path, text)
-            known[key] = digest(text)
+            if name in exercise.files:
+                files.replace(pristine, text)
+            known[key] = handout.digest(text)
             print(f"wrote {course.display(path)}")
     if not (arguments.check or arguments.diff):
-        _write_pristine(course, known)
+        handout.note(course, known)
     if refused:
         raise CourseError(
             f"{', '.join(refused)}: not the stub that was generated, so it may hold someone's "
@@ -115,30 +122,6 @@ def _generate(course: Course, arguments: argparse.Namespace) -> int:
     if not stale:
         print("exercises/ is up to date")
     return 1 if stale and arguments.check else 0
-
-
-def pristine(course: Course) -> dict[str, str]:
-    """The digests of the generated files, by `day23/self_attention.py`."""
-    path = course.exercises_folder / PRISTINE
-    if not path.exists():
-        return {}
-    try:
-        table = json.loads(files.read(path))
-    except ValueError as error:
-        raise CourseError(f"{course.display(path)}: {error}") from None
-    return {str(key): str(value) for key, value in table.items()}
-
-
-def digest(text: str) -> str:
-    """12 hex digits of a generated file."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _write_pristine(course: Course, known: Mapping[str, str]) -> None:
-    path = course.exercises_folder / PRISTINE
-    text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
-    if not path.exists() or files.read(path) != text:
-        files.replace(path, text)
 
 
 def _show(now: str, text: str, name: str) -> None:

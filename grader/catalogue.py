@@ -44,7 +44,7 @@ def _unchanged(course: Course, id: str, entry: Any) -> Exercise | None:
     """The exercise of an entry; None where its files have changed since, or it can't be read."""
     try:
         exercise = records.exercise_from_json(
-            entry["exercise"], course.solutions_folder / id, course.exercises_folder / id
+            entry["exercise"], course.source_of(id), course.exercises_folder / id
         )
         return exercise if entry["stamp"] == _stamp(exercise) else None
     except (OSError, KeyError, TypeError, ValueError):

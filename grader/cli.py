@@ -116,6 +116,8 @@ def parser() -> argparse.ArgumentParser:
     report = verb("report", "write the pages", _report)
     report.add_argument("--open", action="store_true", help="and open them in the browser")
     report.add_argument("--out", type=Path, metavar="DIR", help="write them there")
+    init = verb("init", "begin: write the course into a folder", _init)
+    init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: this folder")
     doctor = verb("doctor", "what this machine has of what grading needs", _doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
     verbs.add_parser(
@@ -294,6 +296,14 @@ def _report(arguments: argparse.Namespace) -> int:
     from grader import learner
 
     return learner.report(_desk(arguments), arguments.out, is_opened=arguments.open)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from grader import setup, terminal
+
+    out = terminal.of(sys.stdout, getattr(arguments, "color", "auto"))
+    base = getattr(arguments, "directory", None) or Path()
+    return setup.begin(out, base / (arguments.folder or ""))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -57,7 +57,7 @@ def run(terminal: Terminal, course: Course | None, *, is_json: bool) -> int:
 
 def examine(course: Course | None) -> list[Finding]:
     """All findings, the most important first."""
-    findings = [_python(), *(_package(name) for name in NEEDED)]
+    findings = [_python(), *packages()]
     if findings[1].state == "ok":
         findings += _devices()
     findings += [_processors(), _command(), _encoding()]
@@ -68,6 +68,11 @@ def examine(course: Course | None) -> list[Finding]:
         advice = "Change into a folder with course.toml, or name it with -C"
         findings.append(Finding("course", "none here", "note", advice))
     return findings
+
+
+def packages() -> list[Finding]:
+    """Whether the packages that grading needs are installed; none of them is imported."""
+    return [_package(name) for name in NEEDED]
 
 
 def _python() -> Finding:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from grader import regions
+from pathlib import Path
+
+from grader import bundle, regions
 from grader.errors import CourseError
 from grader.model import Exercise
 
@@ -14,23 +16,34 @@ def of(exercise: Exercise) -> dict[str, str]:
         RegionError: the markers of the source do not pair up.
         CourseError: a file that `exercise.toml` names is missing.
     """
-    tasks = {task.number: task.name for task in exercise.tasks}
-    stubs = {}
-    for name in exercise.files:
-        path = exercise.source / name
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise CourseError(f"{path}: cannot be read ({error.strerror})") from None
-        if name.endswith(".py"):
-            text = regions.strip(text, str(path), exercise.id, tasks)
-        stubs[name] = text
-    return stubs
+    return {name: text_of(exercise, name) for name in exercise.files}
+
+
+def text_of(exercise: Exercise, name: str) -> str:
+    """One of the pristine files.
+
+    Raises:
+        RegionError: the markers of the source do not pair up.
+        CourseError: the file is missing.
+    """
+    packed = exercise.source / bundle.STUB / name
+    if packed.is_file():
+        return _read(packed)
+    path = exercise.source / name
+    text = _read(path)
+    if name.endswith(".py"):
+        tasks = {task.number: task.name for task in exercise.tasks}
+        text = regions.strip(text, str(path), exercise.id, tasks)
+    return text
 
 
 def pages(exercise: Exercise) -> dict[str, str]:
     """The files beside the stub that are the course's to replace: the statement and the data."""
-    return {
-        name: (exercise.source / name).read_text(encoding="utf-8")
-        for name in ("README.md", *exercise.data)
-    }
+    return {name: _read(exercise.source / name) for name in ("README.md", *exercise.data)}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CourseError(f"{path}: cannot be read ({error.strerror})") from None

@@ -17,11 +17,11 @@ WING = {"plugin", "worker", "guard", "loading", "testing"}
 
 FLOORS = {
     0: {"errors"},
-    1: {"model", "files", "exercise_file", "regions"},
+    1: {"model", "files", "exercise_file", "regions", "bundle"},
     2: {"suite", "feedback", "roadmap", "records", "source", "terminal"},
     3: {"course", "history", "answers", "stubs", "runner", "console", "screens", "pages"},
-    4: {"verdict"},
-    5: {"grading"},
+    4: {"verdict", "catalogue", "doctor", "handout"},
+    5: {"grading", "setup"},
     6: {"verify"},
     7: {"learner", "author"},
     8: {"cli"},
