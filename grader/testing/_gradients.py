@@ -1,8 +1,7 @@
 """Whether gradients are right: against finite differences, an oracle, and where they must be 0.
 
-The comparison with finite differences follows `torch.autograd.gradcheck` (same steps, same
-tolerances), in functions bound at import. It is our own because gradcheck imports sympy at its
-first call, half a second, and because its error is a wall of numbers.
+`torch.autograd.gradcheck` has the last word. Before it is asked, a comparison of our own with the
+same steps and tolerances names the mistake, since gradcheck's error is a wall of numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError as _GradcheckError
 
 from grader.testing import _words
 from grader.testing._failure import CheckFailed, fail
@@ -23,6 +23,7 @@ from grader.testing._trees import mapped
 from grader.testing._values import Explain, assert_close
 
 _Tensor = torch.Tensor
+_gradcheck, _gradgradcheck = torch.autograd.gradcheck, torch.autograd.gradgradcheck
 _grad, _enable_grad, _no_grad = torch.autograd.grad, torch.enable_grad, torch.no_grad
 _randn, _zeros, _zeros_like, _empty_strided = (
     torch.randn,
@@ -93,6 +94,26 @@ def assert_gradients(
         _compare(fn, inputs, chosen, called, fast, "")
         if order >= 2:
             _compare_second(fn, inputs, chosen, called, fast)
+        _agree_with_torch(fn, _copies(inputs, chosen), order, fast)
+
+
+def _agree_with_torch(fn: Callable[..., Any], inputs: list[Any], order: int, fast: bool) -> None:
+    """Fail unless `torch.autograd.gradcheck`, and `gradgradcheck` for order 2, agrees."""
+    __tracebackhide__ = True
+    # An undefined upstream gradient is a matter of several results, and no task asks for it.
+    options: dict[str, Any] = {"check_undefined_grad": False, "fast_mode": fast}
+    options |= {"atol": _ATOL, "rtol": _RTOL}
+    try:
+        _gradcheck(fn, tuple(inputs), eps=_STEP, **options)
+        if order >= 2:
+            _gradgradcheck(fn, tuple(inputs), eps=_STEP, **options)
+    except _GradcheckError as error:
+        said = " ".join(str(error).split())
+        fail(
+            "torch.autograd.gradcheck does not agree with the backward pass: "
+            + said.partition(". ")[0][:200],
+            id="gradient.gradcheck",
+        )
 
 
 def assert_gradients_close(
