@@ -66,9 +66,11 @@ def kept(fixture_exercise: Exercise) -> Iterator[KeptWorker]:
 def grade(fixture_exercise: Exercise, kept: KeptWorker) -> Grade:
     """Grade a text as a submission to the fixture exercise."""
 
+    quick = grading.Options(cpu_seconds=2)
+
     def graded(
         text: str,
-        options: grading.Options = grading.Options(cpu_seconds=2),
+        options: grading.Options = quick,
         backend: runner.Backend = kept.start,
     ) -> Attempt:
         submission = source.of(

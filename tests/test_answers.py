@@ -45,9 +45,10 @@ def test_a_class_may_inherit_from_what_it_replaces_and_helpers_come_along(exerci
         exercise,
         "answers.py",
         "@accepted",
-        "import math\nfrom scaling import *\nEDGE = math.floor(5.5)\n\n\ndef edge():\n    return EDGE\n"
-        '\n\n@accepted("double")\nclass Box(Box):\n    def area(self):\n        return self.side * edge()'
-        "\n\n\n@accepted",
+        "import math\nfrom scaling import *\nEDGE = math.floor(5.5)\n\n\n"
+        "def edge():\n    return EDGE\n\n\n"
+        '@accepted("double")\nclass Box(Box):\n'
+        "    def area(self):\n        return self.side * edge()\n\n\n@accepted",
     )
     first = answers.read(exercise)[0]
     text = first.files["scaling.py"].replace("class double(Box)", "class Box(Box)")

@@ -109,8 +109,12 @@ def test_a_right_answer_passes_and_a_wrong_one_fails_warm_as_cold(server, refere
         ("import os; os.closerange(0, 1000)", "exit code 0"),
         ("import os, time; os.kill(os.getppid(), 9); time.sleep(9)", "ended from outside"),
         ("import torch; torch.equal = lambda a, b: True; return x", "replaces torch.equal"),
-        ("import os\n    if os.fork() == 0: os.setsid(); os.execv('/bin/sleep', ['sleep', '97'])\n"
-         "    return x", "got [1.0, 1.0]"),
+        (
+            "import os\n    if os.fork() == 0:\n"
+            "        os.setsid(); os.execv('/bin/sleep', ['sleep', '97'])\n"
+            "    return x",
+            "got [1.0, 1.0]",
+        ),
     ],
 )
 def test_a_trap_ends_the_child_and_not_the_server(server, reference, line, says):
@@ -187,10 +191,10 @@ def test_an_interrupt_records_what_has_ended(server, reference):
 
 
 def test_the_socket_is_the_users_own(server):
-    path = place.socket_of(str(server.root))
+    path = Path(place.socket_of(str(server.root)))
 
-    assert os.stat(path).st_mode & 0o777 == 0o600
-    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_server_is_never_started_twice(server):
@@ -216,7 +220,7 @@ def test_a_killed_server_leaves_the_cold_path(server, reference):
     left = [
         p
         for p in psutil.process_iter(["cmdline"])
-        if "grader.server.base" in (p.info["cmdline"] or []) and str(server.root) in p.info["cmdline"]
+        if {"grader.server.base", str(server.root)} <= set(p.info["cmdline"] or ())
     ]
     for process in left:
         process.wait(timeout=20)

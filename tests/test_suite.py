@@ -22,7 +22,8 @@ def read(tmp_path, text):
 def test_a_check_is_known_without_importing_the_suite(tmp_path):
     text = f"import no_such_module\n{HEAD}{CHECK}" + (
         "    @pytest.mark.gpu\n    @pytest.mark.points(1)\n    @pytest.mark.after('test_a')\n"
-        "    @pytest.mark.hint('look')\n    def test_b(self):\n        '''Second line. More.\n        x'''\n"
+        "    @pytest.mark.hint('look')\n    def test_b(self):\n"
+        "        '''Second line. More.\n        x'''\n"
     )
     first, second = read(tmp_path, text)
 

@@ -82,7 +82,8 @@ def _request(argv: list[str], root: str) -> bytes:
             is_terminal = False
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     variables = [f"{k}={v}" for k, v in os.environ.items() if k in SENT or k.startswith("GRADE_")]
-    fields = [root, os.getcwd(), str(int(is_terminal)), str(columns), encoding]
+    here = os.getcwd()  # noqa: PTH109 (pathlib's import would cost every client)
+    fields = [root, here, str(int(is_terminal)), str(columns), encoding]
     fields += [str(len(variables)), *variables, *argv]
     body = "\0".join(fields).encode("utf-8", "surrogateescape")
     return b"%d\n" % len(body) + body

@@ -103,7 +103,7 @@ def _run(connection: socket.socket, request: Request, control: int) -> int:
     os.environ.update(request.variables)
     os.environ["COLUMNS"] = str(request.columns)
     os.chdir(request.directory)
-    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
     sys.stdout = _stream(connection, "o", request)
     sys.stderr = _stream(connection, "e", request)
 
