@@ -72,6 +72,7 @@ class Report:
     _unfolded: int = 0
     _folded: int = 0
     _is_after_gap: bool = False
+    _open: list[Finding] = field(default_factory=list)  # checks of a task that is to be written
     _shown: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -110,6 +111,8 @@ class Report:
         self.start(None)
         before = self.previous.get(outcome.check.name)
         finding = feedback.of(outcome, self.exercise, previous=before)
+        if self._open and self._open[0].outcome.check.task != outcome.check.task:
+            self._write_open()
         if outcome.check.task != self._task:
             if not self._task:
                 self.terminal.write()
@@ -117,6 +120,10 @@ class Report:
             title = safe(self.exercise.task(self._task).title)
             text = f"Task {title}." if self.terminal.is_plain else f"  {title}"
             self.terminal.write(self.terminal.styled(text, "bold"))
+        if outcome.status is Status.TODO and not self.is_verbose and not self.terminal.is_plain:
+            self._open.append(finding)
+            return
+        self._write_open()
         for line in self._row(finding):
             self.terminal.write(line)
         self._is_after_gap = False
@@ -148,9 +155,27 @@ class Report:
         for outcome in attempt.outcomes:
             if outcome.check.name not in self._shown:
                 self.outcome(outcome)
+        self._write_open()
         self._summary(attempt, closing)
 
     # One check
+
+    def _write_open(self) -> None:
+        """One line for all checks of a task that is still to be written."""
+        found, self._open = self._open, []
+        if len(found) < 3:
+            rows = [line for finding in found for line in self._row(finding)]
+        else:
+            mark = self.terminal.styled(
+                self.terminal.mark(found[0].mark), MARK_STYLES[found[0].mark]
+            )
+            note = safe(found[0].note) or "still to be written"
+            points = sum(finding.outcome.check.points for finding in found)
+            text = f"{found[0].number} to {found[-1].number}  {note}: {len(found)} checks"
+            rows = [f"    {mark} {text}, {points} points"]
+        for row in rows:
+            self.terminal.write(row)
+            self._is_after_gap = False
 
     def _row(self, finding: Finding) -> list[str]:
         if self.terminal.is_plain:
@@ -189,7 +214,11 @@ class Report:
         outcome = finding.outcome
         fields: list[tuple[str, list[str]]] = []
         if finding.smallest:
-            fields.append(("smallest input", safe(finding.smallest).splitlines()))
+            room = self.terminal.width - 11 - LABEL_WIDTH
+            smallest = safe(finding.smallest).splitlines()
+            fields.append(
+                ("smallest input", [part for line in smallest for part in wrap(line, room)])
+            )
         if finding.line is not None:
             room = self.terminal.width - 11 - LABEL_WIDTH
             fields.append((finding.verb, _place(finding.line, room)))
@@ -219,7 +248,12 @@ class Report:
         self._is_after_gap = True
 
     def _details(self, details: Sequence[str]) -> None:
-        lines = [line for text in details for line in safe(text).splitlines() or [""]]
+        lines = []
+        for text in details:
+            for line in safe(text).splitlines() or [""]:
+                # Two blanks align what belongs together; a sentence has none and may be broken.
+                is_sentence = "  " not in line.strip()
+                lines += wrap(line, self.terminal.width - 11) if is_sentence else [line]
         longest = max((cells(line) for line in lines), default=0)
         # A picture that is broken over two lines says nothing, so its indent gives way first.
         indent = " " * max(2, min(11, self.terminal.width - longest))
