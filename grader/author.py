@@ -1,4 +1,4 @@
-"""The author's commands: new, generate, verify."""
+"""The author's commands: new, generate, verify, release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grader import files, handout, verify
+from grader import files, handout, release, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise
@@ -55,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--task", action="append", default=[], help="only answers to this task")
     check.add_argument("--json", action="store_true", help="one JSON document on stdout")
     check.set_defaults(run=_verify)
+
+    release = verbs.add_parser("release", help="write a learner's course without references")
+    release.add_argument("folder", type=Path, metavar="DEST", help="an empty or new folder")
+    release.add_argument("ids", nargs="*", metavar="ID", help="which exercises; all if none")
+    release.set_defaults(run=_release)
     return parser
 
 
@@ -193,6 +198,20 @@ class _Progress:
         """Clear the line."""
         if not self._quiet and self._at:
             sys.stderr.write("\r" + " " * 79 + "\r")
+
+
+# --- release ----------------------------------------------------------------------------------
+
+
+def _release(course: Course, arguments: argparse.Namespace) -> int:
+    exercises = choose(course, arguments.ids)
+    if not exercises:
+        raise UsageError("the course has no exercises to release")
+    release.write(course, exercises, arguments.folder)
+    count = len(exercises)
+    print(f"{arguments.folder} has {count} {'exercise' if count == 1 else 'exercises'}.")
+    print("Its suites are packed: out of sight, not secret (docs/hidden.md).")
+    return 0
 
 
 # --- new --------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from grader import runner, source, verdict
+from grader import runner, source, stubs, verdict
 from grader.errors import CourseError, EnvironmentFault, UsageError
 from grader.model import (
     DEFAULT_SEED,
@@ -116,7 +116,7 @@ def grade(
         on_outcome(outcome)
 
     job = runner.Job(
-        files=_beside(exercise) | submission.files,
+        files=_beside(exercise, submission.files) | submission.files,
         module=module,
         display=file,
         checks=tuple(by_name),
@@ -185,10 +185,11 @@ def not_run(exercise: Exercise, why: str) -> tuple[Outcome, ...]:
     return tuple(Outcome(check, Status.WAITING, message=message) for check in exercise.checks)
 
 
-def _beside(exercise: Exercise) -> dict[str, str]:
+def _beside(exercise: Exercise, handed_in: Collection[str]) -> dict[str, str]:
     """The exercise's data, and the shipped form of side files the learner did not hand in."""
-    names = (*exercise.data, *exercise.files[1:])
-    return {name: (exercise.source / name).read_text(encoding="utf-8") for name in names}
+    missing = [name for name in exercise.files[1:] if name not in handed_in]
+    data = {name: (exercise.source / name).read_text(encoding="utf-8") for name in exercise.data}
+    return data | {name: stubs.text_of(exercise, name) for name in missing}
 
 
 def _hold_to_suite(exercise: Exercise, raw: runner.RawRun) -> None:

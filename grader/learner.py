@@ -267,6 +267,7 @@ def restore(desk: Desk, word: str, version: str, *, is_sure: bool) -> int:
 def solution(desk: Desk, word: str, *, is_diff: bool) -> int:
     """The reference, once all checks have passed."""
     exercise = _exercise(desk, word)
+    reference = reference_of(exercise)
     with History.open(desk.database) as kept:
         attempts = kept.attempts(exercise.id)
     if not any(attempt.is_solved for attempt in attempts):
@@ -275,7 +276,6 @@ def solution(desk: Desk, word: str, *, is_diff: bool) -> int:
             f" grade hint {exercise.id} helps on the way."
         )
         return NOT_PASSED
-    reference = reference_of(exercise)
     if is_diff:
         current = _current_files(exercise)
         lines = _differences(current, reference, "yours", "reference")
@@ -302,17 +302,22 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     return OK
 
 
+def has_reference(exercise: Exercise) -> bool:
+    """Whether this copy of the course has the solution; a release has none."""
+    return (exercise.source / exercise.files[0]).is_file()
+
+
 def reference_of(exercise: Exercise) -> dict[str, str]:
     """The texts of the reference, without the marks of its regions.
 
     Raises:
         UsageError: this copy of the course has no solutions.
     """
+    if not has_reference(exercise):
+        raise UsageError(f"this copy of the course comes without the solution of {exercise.id}")
     texts = {}
     for name in exercise.files:
         path = exercise.source / name
-        if not path.is_file():
-            raise UsageError(f"this copy of the course comes without the solution of {exercise.id}")
         marks = ("### BEGIN SOLUTION", "### END SOLUTION")
         lines = files.read(path).splitlines(keepends=True)
         texts[name] = "".join(line for line in lines if not line.strip().startswith(marks))
@@ -327,9 +332,7 @@ def _grade_one(
 
     before = kept.attempts(exercise.id) if kept is not None else []
     previous = roadmap.statuses_after(before)
-    options = replace(
-        _options(exercise, choice, previous), modules=_provided(desk, kept, exercise)
-    )
+    options = replace(_options(exercise, choice, previous), modules=_provided(desk, kept, exercise))
     submission = source.read(exercise, root=desk.course.root)
     page = desk.course.display(desk.course.reports / f"{exercise.id}.html")
     if not choice.has_pages or not choice.is_recorded or kept is None:
@@ -420,7 +423,7 @@ def _closing(
             days=road.days,
             streak=road.streak,
             next_exercise=road.next.exercise if road.next else None,
-            has_solution=(exercise.source / exercise.files[0]).is_file(),
+            has_solution=has_reference(exercise),
         )
     statuses = {outcome.check.name: outcome.status for outcome in attempt.outcomes}
     chosen = [check for check in exercise.checks if check.name in statuses]
@@ -516,6 +519,7 @@ def _write_pages(
         for exercise in chosen:
             place = places[exercise.id]
             is_solved = any(a.exercise == exercise.id and a.is_solved for a in attempts)
+            shows_reference = is_solved and has_reference(exercise)
             pages.write_exercise(
                 exercise,
                 _statement(exercise),
@@ -524,7 +528,7 @@ def _write_pages(
                 kept.hints_seen(exercise.id),
                 desk.now,
                 to / f"{exercise.id}.html",
-                reference=reference_of(exercise) if is_solved else None,
+                reference=reference_of(exercise) if shows_reference else None,
                 neighbours=(
                     titles[place - 1] if place else None,
                     titles[place + 1] if place + 1 < len(titles) else None,
