@@ -695,9 +695,9 @@ class TestTimeBlock:
     @pytest.mark.after("test_line")
     def test_measures_a_sleep(self, submission, capsys):
         """A sleep of 50 ms takes at least 0.05 s, and not more than the block took in all."""
-        start = time.perf_counter()
+        began = time.perf_counter()
         text = run_block(submission, capsys, lambda: time.sleep(0.05), "sleep")
-        around = time.perf_counter() - start
+        around = time.perf_counter() - began
         cost = costs(text)[0][1]
         measured(f"{cost:.3f} s")
         expect(
@@ -926,12 +926,12 @@ def names_given(fresh_process):
 
 def environment():
     """The lines of the environment card."""
-    cuda = torch.cuda.is_available()
-    kind = "cuda" if cuda else "cpu"
+    available = torch.cuda.is_available()
+    kind = "cuda" if available else "cpu"
     half = [
         name
         for name, ok in (
-            ("bfloat16", torch.cuda.is_bf16_supported() if cuda else True),
+            ("bfloat16", torch.cuda.is_bf16_supported() if available else True),
             ("float16", True),
         )
         if ok and torch.amp.is_autocast_available(kind)
@@ -940,7 +940,7 @@ def environment():
         f"Python   {platform.python_version()}",
         f"torch    {torch.__version__}",
         f"NumPy    {np.__version__}",
-        f"device   {torch.cuda.get_device_name() if cuda else 'cpu'}",
+        f"device   {torch.cuda.get_device_name() if available else 'cpu'}",
         f"CUDA     {torch.version.cuda or 'not in this build'}",
         f"threads  {torch.get_num_threads()}",
         f"autocast {', '.join(half) or 'not available'}",

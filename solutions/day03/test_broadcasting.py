@@ -65,8 +65,8 @@ def aligned_from_the_left(*shapes: Shape) -> Shape:
 
 def largest_sizes(*shapes: Shape) -> Shape:
     """What comes of taking the largest size of each axis."""
-    columns = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
-    return tuple(max(sizes) for sizes in columns)[::-1]
+    axes = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return tuple(max(sizes) for sizes in axes)[::-1]
 
 
 def alignment(shapes: Sequence[Shape], result: Shape, note: str = "") -> None:

@@ -538,10 +538,10 @@ class TestSteRound:
         x.requires_grad_()
         upstream = torch.randn(7, dtype=torch.float64)
         rounded = submission.ste_round(x, 2)
-        (gradient,) = torch.autograd.grad(rounded, x, upstream, create_graph=True)
-        if not gradient.requires_grad:
+        (first,) = torch.autograd.grad(rounded, x, upstream, create_graph=True)
+        if not first.requires_grad:
             return
-        (second,) = torch.autograd.grad(gradient.sum(), x, materialize_grads=True)
+        (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True)
         assert_close(second, torch.zeros_like(second), what="the second derivative")
 
 
