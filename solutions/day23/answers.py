@@ -1060,7 +1060,7 @@ def four_times_the_memory(reference: str) -> str:
     ).replace("if end > self.keys.shape[-2]:", "if 4 * end > self.keys.shape[-2]:")
 
 
-@rejected("KVCache", by=("test_append", "test_overflow"))
+@rejected("KVCache", by="test_append", says="after a second append")
 def overwrites_from_the_start(reference: str) -> str:
     return reference.replace(
         "end = self.length + k.shape[-2]", "self.length = 0\n        end = k.shape[-2]"
@@ -1453,6 +1453,21 @@ def diagonal_masked_too(reference: str) -> str:
 def as_many_keys_as_queries(reference: str) -> str:
     return reference.replace(
         "for start in range(0, k.shape[-2], block):", "for start in range(0, q.shape[-2], block):"
+    )
+
+
+@rejected("FlashAttention", by="test_cross", says="changed")
+def scales_q_in_place(reference: str) -> str:
+    return reference.replace(
+        "scaled = q.to(wide) / math.sqrt(q.shape[-1])",
+        "scaled = q.detach().to(wide).div_(math.sqrt(q.shape[-1]))",
+    )
+
+
+@rejected("FlashAttention", by="test_cross", says="device")
+def accumulates_on_the_cpu(reference: str) -> str:
+    return reference.replace(
+        "out = torch.zeros_like(scaled)", "out = torch.zeros(scaled.shape, dtype=wide)"
     )
 
 
