@@ -20,7 +20,14 @@ TRACKS = ("roadmap", "lecture", "kaggle", "hour")
 ORIGINS = ("solutions", "installed", "bundles")
 """Where exercises come from: the course's own folder, the engine's package, packed one by one."""
 
-_COURSE_FIELDS = {"title": str, "format": int, "provides": dict, "source": str}
+_COURSE_FIELDS = {
+    "title": str,
+    "format": int,
+    "provides": dict,
+    "source": str,
+    "weeks": dict,
+    "roadmap": dict,
+}
 _FIELDS = {
     "title": str,
     "title_zh": str,
@@ -46,6 +53,10 @@ class Course:
     title: str = "28 days of PyTorch"
     provides: Mapping[str, str] = field(default_factory=dict)
     """Modules that an exercise writes and later ones import: name -> the exercise's id."""
+    weeks: Mapping[int, str] = field(default_factory=dict)
+    """What the weeks of the roadmap are about."""
+    planned: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The whole roadmap: id -> title and Chinese title, days that are not written yet too."""
     origin: str = "solutions"
     """One of `ORIGINS`."""
 
@@ -142,7 +153,14 @@ def read(folder: Path) -> Course:
     if origin == "installed":
         table = _toml(installed() / "course.toml") | table
     title = str(table.get("title", "28 days of PyTorch"))
-    return Course(folder, title, dict(table.get("provides", {})), origin)
+    return Course(
+        folder,
+        title,
+        provides=dict(table.get("provides", {})),
+        weeks={int(number): str(words) for number, words in table.get("weeks", {}).items()},
+        planned={id: (titles[0], titles[-1]) for id, titles in table.get("roadmap", {}).items()},
+        origin=origin,
+    )
 
 
 def installed() -> Path:

@@ -516,7 +516,9 @@ def _write_pages(
     places = {exercise.id: place for place, exercise in enumerate(exercises)}
     titles = [(exercise.id, exercise.title) for exercise in exercises]
     try:
-        for exercise in chosen:
+        # The dashboard links to every page, so those that are missing are written too.
+        missing = [e for e in exercises if not (to / f"{e.id}.html").exists()]
+        for exercise in {e.id: e for e in (*chosen, *missing)}.values():
             place = places[exercise.id]
             is_solved = any(a.exercise == exercise.id and a.is_solved for a in attempts)
             shows_reference = is_solved and has_reference(exercise)
@@ -533,9 +535,17 @@ def _write_pages(
                     titles[place - 1] if place else None,
                     titles[place + 1] if place + 1 < len(titles) else None,
                 ),
+                course_title=desk.course.title,
             )
         pages.write_index(
-            desk.course.title, exercises, latest, attempts, desk.now, to / "index.html"
+            desk.course.title,
+            exercises,
+            latest,
+            attempts,
+            desk.now,
+            to / "index.html",
+            desk.course.weeks,
+            desk.course.planned,
         )
     except OSError as error:
         desk.warn(f"{to}: the pages can't be written ({error.strerror or error})")

@@ -26,6 +26,7 @@ def write_index(
     now: datetime,
     to: Path,
     week_titles: Mapping[int, str] | None = None,
+    planned: Mapping[str, tuple[str, str]] | None = None,
 ) -> Path:
     """Write the dashboard to ``to``.
 
@@ -37,13 +38,17 @@ def write_index(
         now: aware; its time zone is the one that times are shown in.
         to: the file, such as `reports/index.html`; its folder is made.
         week_titles: what the weeks are about, by number.
+        planned: the whole roadmap, id -> title and Chinese title; a day without an exercise
+            stands on the dashboard with these.
 
     Returns:
         ``to``.
     """
     from grader.pages import index_view, writing
 
-    page = index_view.index_page(course_title, exercises, latest, attempts, now, week_titles or {})
+    page = index_view.index_page(
+        course_title, exercises, latest, attempts, now, week_titles or {}, planned or {}
+    )
     return writing.write("index.html", to, page=page)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from grader import feedback, roadmap
+from grader.course import week_of
 from grader.model import Attempt, AttemptSummary, Exercise, Status, Verdict
 from grader.pages import charts, text, views
 from grader.roadmap import Progress, State
@@ -33,7 +34,7 @@ class Tile:
     number: str  # "23"
     title: str
     title_zh: str
-    state: str  # done, in_progress, not_started
+    state: str  # done, in_progress, not_started; planned: it has no page yet
     segments: tuple[str, ...]  # the look of each check, where there is room for that
     runs: tuple[tuple[str, int, int], ...]  # else look, place and length of checks that ended alike
     size: int  # how many checks
@@ -130,6 +131,7 @@ def index_page(
     attempts: Sequence[AttemptSummary],
     now: datetime,
     week_titles: Mapping[int, str],
+    planned: Mapping[str, tuple[str, str]],
 ) -> IndexPage:
     """The dashboard as of ``now``, whose time zone says where a day ends."""
     ordered = sorted(attempts, key=lambda attempt: attempt.started)
@@ -143,7 +145,7 @@ def index_page(
         is_empty=not exercises,
         curve=charts.loss_curve(road.curve),
         statistics=_statistics(road),
-        weeks=_weeks(road, next_id, week_titles),
+        weeks=_weeks(road, next_id, week_titles, planned),
         tracks=_tracks(road, next_id),
         activity=charts.activity(road.activity),
         attempts=text.count(road.attempts, "attempt"),
@@ -233,23 +235,50 @@ def _statistics(road: roadmap.Roadmap) -> tuple[Statistic, ...]:
     )
 
 
-def _weeks(road: roadmap.Roadmap, next_id: str, titles: Mapping[int, str]) -> tuple[Week, ...]:
-    rows = []
+def _weeks(
+    road: roadmap.Roadmap,
+    next_id: str,
+    titles: Mapping[int, str],
+    planned: Mapping[str, tuple[str, str]],
+) -> tuple[Week, ...]:
+    known = {p.exercise.id for p in road.progress}
+    coming: dict[int, list[Tile]] = {}
+    for id, (title, title_zh) in planned.items():
+        if id not in known:
+            coming.setdefault(week_of(id, "roadmap") or 0, []).append(_planned(id, title, title_zh))
     others = road.tracks.get("roadmap", ())
-    if others:
+    rows = []
+    if others or 0 in coming:
         # Day 0, and all days of a course that has no weeks.
-        name = "Before week 1" if road.weeks else "Exercises"
-        rows.append(_week("w0", name, "", others, next_id))
-    for number, row in road.weeks.items():
-        rows.append(_week(f"w{number}", f"Week {number}", titles.get(number, ""), row, next_id))
+        name = "Before week 1" if road.weeks or coming else "Exercises"
+        rows.append(_week("w0", name, "", others, coming.get(0, ()), next_id))
+    for number in sorted({*road.weeks, *coming} - {0}):
+        row, later = road.weeks.get(number, ()), coming.get(number, ())
+        title = titles.get(number, "")
+        rows.append(_week(f"w{number}", f"Week {number}", title, row, later, next_id))
     return tuple(rows)
 
 
-def _week(key: str, name: str, title: str, row: Sequence[Progress], next_id: str) -> Week:
+def _week(
+    key: str,
+    name: str,
+    title: str,
+    row: Sequence[Progress],
+    coming: Sequence[Tile],
+    next_id: str,
+) -> Week:
     passed = sum(p.passed for p in row)
     counted = sum(p.counted for p in row)
-    tiles = tuple(_tile(p, next_id) for p in row)
-    return Week(key, name, title, f"{passed} / {text.count(counted, 'check')}", tiles)
+    tiles = sorted([*(_tile(p, next_id) for p in row), *coming], key=lambda tile: tile.id)
+    counts = f"{passed} / {text.count(counted, 'check')}" if row else ""
+    return Week(key, name, title, counts, tuple(tiles))
+
+
+def _planned(id: str, title: str, title_zh: str) -> Tile:
+    """A day of the roadmap that is not written yet."""
+    label = f"{views.name_of(id)}, {title}: not in this course yet"
+    number = views.short_number(id)
+    return Tile(id, number, title, title_zh, "planned", (), (), 0, "", label, is_next=False)
 
 
 def _tile(progress: Progress, next_id: str) -> Tile:
