@@ -261,7 +261,8 @@ def _heatmap(blank: Figure, data: _Data) -> Figure:
     caption = blank.caption
     row_axis, column_axis = data.text("row_axis", 30), data.text("column_axis", 30)
     if row_axis and column_axis:
-        caption = f"{caption} Rows: {row_axis}. Columns: {column_axis}.".strip()
+        said = f"{caption.rstrip('.')}. " if caption else ""
+        caption = f"{said}Rows: {row_axis}. Columns: {column_axis}."
     if top or left:
         caption += f" The window begins at row {top}, column {left}."
     return replace(
