@@ -86,6 +86,7 @@ def grade(
 
     module = exercise.files[0]
     file, text = submission.display[module], submission.files[module]
+    places = source.definitions(text, file)
     limits = exercise.limits
     if options.cpu_seconds is not None:
         limits = replace(limits, cpu_seconds=options.cpu_seconds)
@@ -111,7 +112,7 @@ def grade(
         on_start(environment)
 
     def ended(name: str, raw: runner.RawRun) -> None:
-        outcome = verdict.outcome(by_name[name], raw, limits, file, text)
+        outcome = verdict.outcome(by_name[name], raw, limits, file, text, places)
         told[name] = outcome
         on_outcome(outcome)
 
@@ -134,7 +135,7 @@ def grade(
     if fault is None:
         for check in checks:
             if check.name not in told:
-                outcome = verdict.outcome(check, raw, limits, file, text)
+                outcome = verdict.outcome(check, raw, limits, file, text, places)
                 on_outcome(outcome)
                 told[check.name] = outcome
             outcomes.append(told[check.name])

@@ -152,6 +152,23 @@ def syntax_fault(text: str, display: str) -> Fault | None:
     return None
 
 
+def definitions(text: str, display: str) -> dict[str, Line]:
+    """Where a file answers: for each function its `return`, if it has just one, else its head.
+
+    A value that is wrong has no traceback; this is the line to look at first.
+    """
+    lines = text.splitlines()
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            number = node.lineno
+            if not isinstance(node, ast.ClassDef):
+                returns = [n.lineno for n in ast.walk(node) if isinstance(n, ast.Return)]
+                number = returns[0] if len(returns) == 1 else number
+            found[node.name] = Line(display, number, lines[number - 1], node.name)
+    return found
+
+
 def around(lines: list[str], number: int, display: str, before: int = 2) -> tuple[Line, ...]:
     """The lines up to `number` and one after it."""
     first, last = max(1, number - before), min(len(lines), number + 1)

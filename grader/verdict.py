@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from grader.model import (
@@ -38,7 +39,14 @@ ORDER = (
 """A check takes the worst status of its cases; those that were skipped do not count."""
 
 
-def outcome(check: Check, raw: RawRun, limits: Limits, file: str, text: str) -> Outcome:
+def outcome(
+    check: Check,
+    raw: RawRun,
+    limits: Limits,
+    file: str,
+    text: str,
+    places: Mapping[str, Line] | None = None,
+) -> Outcome:
     """How one check ended.
 
     Args:
@@ -47,6 +55,7 @@ def outcome(check: Check, raw: RawRun, limits: Limits, file: str, text: str) -> 
         limits: what a check may use, for the words of a death.
         file: the learner's file, as they know it.
         text: its text, for lines.
+        places: the line to look at first where an answer is wrong without an exception, by task.
     """
     nodes = raw.nodes.get(check.name, [])
     cases = [raw.cases[node] for node in nodes if node in raw.cases]
@@ -59,7 +68,11 @@ def outcome(check: Check, raw: RawRun, limits: Limits, file: str, text: str) -> 
     entry = min(entries, key=lambda e: ORDER.index(Status(e["status"])))
     seconds = sum(float(e.get("seconds", 0.0)) for e in entries)
     cpu = sum(float(e.get("cpu_seconds", 0.0)) for e in entries)
-    return _read(check, entry, seconds, cpu, file, text.splitlines())
+    found = _read(check, entry, seconds, cpu, file, text.splitlines())
+    place = (places or {}).get(check.task)
+    if found.status is Status.FAILED and not found.lines and place is not None:
+        found = replace(found, lines=(place,))
+    return found
 
 
 def _entry(case: Mapping[str, Any]) -> dict[str, Any]:
