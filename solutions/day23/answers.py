@@ -690,11 +690,19 @@ def sequence_first(reference: str) -> str:
     return reference.replace(f"self.out_proj({MERGE})", f"self.out_proj({MERGE}).transpose(0, 1)")
 
 
-@rejected("MultiHeadAttention", by="test_edges")
+@rejected("MultiHeadAttention", by="test_edges", says="batch")
 def squeezed(reference: str) -> str:
+    return reference.replace(f"self.out_proj({MERGE})", f"self.out_proj({MERGE}).squeeze(0)")
+
+
+@rejected("MultiHeadAttention", by="test_edges")
+def one_head_left_out(reference: str) -> str:
     return reference.replace(
-        f"self.out_proj({MERGE})", f"self.out_proj({MERGE}.squeeze()).reshape(-1, *x.shape[1:])"
-    ).replace("x.shape[1:])\n", "x.shape[1:])[: len(x) or None, : x.shape[1] - (len(x) == 1)]\n")
+        "        group = self.heads // self.kv_heads\n",
+        "        if self.heads == 1:\n"
+        "            return self.out_proj(sdpa(q, k, v, mask)[:, 0])\n"
+        "        group = self.heads // self.kv_heads\n",
+    )
 
 
 @rejected("MultiHeadAttention", by="test_edges")
@@ -953,17 +961,6 @@ def padding_on_the_cpu(reference: str) -> str:
 @rejected("to_sdpa_mask", by="test_unchanged")
 def turned_round_in_place(reference: str) -> str:
     return reference.replace("        return ~padding\n", "        return padding.logical_not_()\n")
-
-
-@rejected("to_sdpa_mask", by="test_unchanged")
-def added_in_place(reference: str) -> str:
-    return reference.replace(
-        "    return attn_mask.masked_fill(",
-        "    if len(padding) == 1:\n        return attn_mask.masked_fill_(padding, -math.inf)\n"
-        "    attn_mask[:, key_padding_mask.all(0)] = -math.inf\n"
-        "    attn_mask.add_(0.0)\n"
-        "    return attn_mask.masked_fill(",
-    )
 
 
 # Task 5: KVCache

@@ -264,7 +264,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "shape")
     @pytest.mark.hint("Rows are queries, columns are keys: q @ k.mT, not k @ q.mT.")
     def test_shape(self, submission):
-        """There is one row for each query and one column for each key."""
+        """One row per query, one column per key."""
         weights = submission.attention_weights(randn(5, 7), randn(11, 7))
         assert_shape(weights, seq_q=5, seq_k=11)
         weights = submission.attention_weights(randn(2, 3, 5, 7), randn(2, 3, 11, 7))
@@ -274,7 +274,7 @@ class TestAttentionWeights:
     @pytest.mark.after("test_shape")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
     def test_value(self, submission, device, dtype):
-        """The weights agree with a loop over the queries, with masks of any shape that fits."""
+        """The weights agree with a loop over the rows."""
 
         def tensors(*shape):
             return randn(*shape, dtype=dtype, device=device)
@@ -300,7 +300,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_shape")
     def test_rows_sum_to_one(self, submission):
-        """The weights of each query sum to 1 over the keys, without a mask and with one."""
+        """The weights of a query sum to 1."""
         q, k = randn(2, 3, 5, 7), randn(2, 3, 11, 7)
         assert_rows_sum_to_one(submission.attention_weights(q, k), masked=False)
         mask = random_mask(2, 3, 5, 11)
@@ -309,7 +309,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_shape")
     def test_masked_exactly_zero(self, submission):
-        """A key that the mask leaves out has weight exactly 0."""
+        """A masked key has weight exactly 0."""
         q, k, mask = randn(2, 3, 5, 7), randn(2, 3, 11, 7), random_mask(2, 3, 5, 11)
         got = submission.attention_weights(q.clone(), k.clone(), mask.clone())
         show_weights(got, weights_by_row(q, k, mask), mask, "Weights under a mask")
@@ -318,7 +318,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_shape")
     def test_scale(self, submission):
-        """The scores are divided by the square root of the width, whatever the width."""
+        """The scores are divided by sqrt(dim)."""
         seq_q, seq_k = 5, 11
         factors, entropies = {}, {"yours": [], "with 1/√dim": [], "without": []}
         for dim in (7, 64, 257):
@@ -364,7 +364,7 @@ class TestAttentionWeights:
     @pytest.mark.after("test_shape")
     @pytest.mark.hint("What is a softmax over nothing but -inf? And over equal finite numbers?")
     def test_empty_rows(self, submission):
-        """A query that may attend to no key has weights 0, not nan."""
+        """A query without keys has weights 0."""
         q, k, mask = randn(2, 5, 7), randn(2, 11, 7), random_mask(5, 11)
         mask[2] = False
         got = submission.attention_weights(q.clone(), k.clone(), mask.clone())
@@ -377,7 +377,7 @@ class TestAttentionWeights:
     @pytest.mark.hint("exp(1e4) is inf, and float16 ends at 65504: -1e9 is no float16 number.")
     @pytest.mark.parametrize("case", ["scores of 1e4", "float16"])
     def test_extremes(self, submission, case):
-        """Scores of ±1e4 and float16 give the right weights, masked or not."""
+        """Scores of ±1e4 and float16 give weights."""
         if case == "float16":
             q, k = randn(5, 1, dtype=torch.float16), randn(11, 1, dtype=torch.float16)
             masks = [None, random_mask(5, 11)]
@@ -397,7 +397,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_shape")
     def test_causal_dependence(self, submission):
-        """Under a causal mask no output depends on a later token, not even by the normaliser."""
+        """Under a causal mask nothing leaks."""
         x, (wq, wk, wv) = randn(7, 3), randn(3, 3, 5)
         mask = past(7, 7)
 
@@ -411,7 +411,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_shape")
     def test_gradients(self, submission):
-        """The gradients are exact, and finite where a query has no key."""
+        """The gradients are exact and finite."""
         fn = submission.attention_weights
         q, k = randn(1, 2, 3, 4, grad=True), randn(1, 2, 5, 4, grad=True)
         mask = random_mask(3, 5)
@@ -431,7 +431,7 @@ class TestAttentionWeights:
     @pytest.mark.points(1, "structure")
     @pytest.mark.after("test_shape")
     def test_house_rules(self, submission):
-        """The arguments stay as they are, and nothing is made on another device."""
+        """No argument changes; no stray device."""
         q, k, mask = randn(2, 3, 5, 7), randn(2, 3, 11, 7), random_mask(5, 11)
         assert_unchanged(submission.attention_weights, q, k, mask)
         assert_runs_on_meta(submission.attention_weights, q, k, mask)
@@ -441,7 +441,7 @@ class TestAttentionWeights:
 class TestSdpa:
     @pytest.mark.points(1, "shape")
     def test_shape(self, submission):
-        """The output has a row for each query, and the width of the values."""
+        """One output per query, as wide as v."""
         output = submission.sdpa(randn(5, 7), randn(11, 7), randn(11, 13))
         assert_shape(output, seq_q=5, dim_v=13)
         q, k, v = randn(2, 3, 5, 7), randn(2, 3, 11, 7), randn(2, 3, 11, 13)
@@ -453,7 +453,7 @@ class TestSdpa:
     @pytest.mark.after("test_shape")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
     def test_matches_torch(self, submission, device, dtype):
-        """On square inputs the output is that of F.scaled_dot_product_attention."""
+        """Square inputs give PyTorch's result."""
 
         def qkv(*shape):
             names = ("q", "k", "v")
@@ -485,7 +485,7 @@ class TestSdpa:
     @pytest.mark.after("test_shape")
     @pytest.mark.hint("With 2 queries and 5 keys, query 0 is the last but one: it sees 4 keys.")
     def test_bottom_right(self, submission):
-        """The last query sees all keys, also when there are more keys than queries, or fewer."""
+        """The last query sees all keys."""
 
         def check(case):
             q, k = case["q"], case["k"]
@@ -493,7 +493,8 @@ class TestSdpa:
             got = called(submission.sdpa, case)  # the values are unit vectors: these are weights
             allowed = past(seq_q, seq_k)
             expected = weights_by_row(q, k, allowed)
-            show_weights(got, expected, allowed, "Causal weights")
+            if seq_k == 11 or not torch.allclose(got, expected):
+                show_weights(got, expected, allowed, "Causal weights")
             for i in range(seq_q - seq_k):
                 assert_empty_row(got[i], i)
             offset = seq_k - seq_q
@@ -523,7 +524,7 @@ class TestSdpa:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_bottom_right")
     def test_mask_and_causal(self, submission):
-        """With a mask and causal, a key counts only if both allow it."""
+        """Mask and causal must both allow a key."""
 
         def check(case):
             q, k, v, mask = case["q"], case["k"], case["v"], case["mask"]
@@ -554,7 +555,7 @@ class TestSdpa:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_matches_torch")
     def test_gradients(self, submission):
-        """The gradients of q, k and v are exact, and finite where a query sees no key."""
+        """The gradients of q, k and v are exact."""
         fn = submission.sdpa
         q, k, v = (randn(1, 2, n, d, grad=True) for n, d in ((3, 2), (5, 2), (5, 3)))
         assert_gradients(lambda q, k, v: fn(q, k, v, causal=True), q, k, v, fast=True)
@@ -568,7 +569,7 @@ class TestSdpa:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_shape")
     def test_sees_no_future(self, submission):
-        """With causal, no output depends on a later token."""
+        """With causal, nothing sees its future."""
         x, (wq, wk, wv) = randn(7, 3), randn(3, 3, 5)
 
         def attend(x):
@@ -580,7 +581,7 @@ class TestSdpa:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_shape")
     def test_dropout_rests(self, submission):
-        """Without training, a rate p changes nothing; with p = 0, training changes nothing."""
+        """Dropout rests outside of training."""
         q, k, v = (randn(2, 3, 5, 7) for _ in range(3))
         plain = submission.sdpa(q, k, v)
         for p, training in ((0.5, False), (0.0, True)):
@@ -596,7 +597,7 @@ class TestSdpa:
     @pytest.mark.after("test_shape")
     @pytest.mark.hint("What is dropped is a weight: after the softmax, before the values.")
     def test_dropout(self, submission):
-        """In training, each weight is dropped with rate p, or divided by 1 - p."""
+        """Dropout drops weights at rate p."""
         seq, p = 31, 0.25
         q, k = randn(2, 3, seq, 5), randn(2, 3, seq, 5)
         # Values that are unit vectors make the output the weights; a last column of ones makes it
@@ -640,7 +641,7 @@ class TestSdpa:
     @pytest.mark.points(1, "structure")
     @pytest.mark.after("test_shape")
     def test_own_work(self, submission):
-        """The output is made without PyTorch's own attention."""
+        """It works without PyTorch's attention."""
         q, k, v = randn(2, 3, 5, 7), randn(2, 3, 11, 7), randn(2, 3, 11, 13)
         with forbid(
             "scaled_dot_product_attention",
@@ -873,7 +874,7 @@ def show_trained(model, heads):
 class TestMultiHeadAttention:
     @pytest.mark.points(2, "structure")
     def test_projections(self, submission):
-        """The four projections are linear layers of the right sizes, and all there is to learn."""
+        """Four projections of the right sizes."""
         for dim, heads, kv_heads, bias in (
             (6, 3, None, False),
             (12, 6, 2, True),
@@ -917,7 +918,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "shape")
     @pytest.mark.after("test_projections")
     def test_shape(self, submission):
-        """There is one output for each query, as wide as the input."""
+        """One output per query, as wide as x."""
         layer = layer_of(submission, 6, 3)
         assert_shape(layer(randn(2, 5, 6)), batch=2, seq=5, dim=6)
         output = layer(randn(2, 5, 6), randn(2, 7, 6))
@@ -933,7 +934,7 @@ class TestMultiHeadAttention:
     @pytest.mark.after("test_shape")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
     def test_value(self, submission, device, dtype):
-        """The output agrees with a loop over examples and heads."""
+        """It agrees with a loop over the heads."""
 
         def check(case):
             dim, heads, batch, seq, bias = case.values()
@@ -952,14 +953,14 @@ class TestMultiHeadAttention:
                 assert_close(got, expected, axes=("batch", "seq", "dim"), explain=explain)
 
         names = ("dim", "heads", "batch", "seq", "bias")
-        sizes = ((2, 1, 1, 2, False), (4, 2, 1, 3, False), (4, 2, 3, 5, True), (15, 3, 2, 7, True))
+        sizes = ((2, 1, 3, 2, False), (4, 2, 2, 3, False), (4, 2, 3, 5, True), (15, 3, 2, 7, True))
         smallest(check, [dict(zip(names, values, strict=True)) for values in sizes])
 
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_shape")
     @pytest.mark.parametrize("bias", [False, True])
     def test_matches_torch(self, submission, bias):
-        """With the same weights the output is that of nn.MultiheadAttention."""
+        """It agrees with nn.MultiheadAttention."""
         dim, heads = 15, 5
         layer, x = layer_of(submission, dim, heads, bias=bias), randn(2, 7, dim)
         got = layer(x.clone())
@@ -975,9 +976,9 @@ class TestMultiHeadAttention:
         assert_close(got, expected, axes=("batch", "seq", "dim"))
 
     @pytest.mark.points(3, "value")
-    @pytest.mark.after("test_shape")
+    @pytest.mark.after("test_value")
     def test_cross(self, submission):
-        """With a context, queries come from x, keys and values from the context."""
+        """Keys and values come from the context."""
 
         def check(case):
             dim, heads, seq, seq_k = case.values()
@@ -993,9 +994,9 @@ class TestMultiHeadAttention:
         smallest(check, [dict(zip(names, values, strict=True)) for values in sizes])
 
     @pytest.mark.points(3, "value")
-    @pytest.mark.after("test_shape")
+    @pytest.mark.after("test_value")
     def test_grouped(self, submission):
-        """With fewer kv_heads, neighbouring query heads share a key and value head."""
+        """Neighbouring heads share a kv head."""
 
         def check(case):
             dim, heads, kv_heads, seq = case.values()
@@ -1017,7 +1018,7 @@ class TestMultiHeadAttention:
     @pytest.mark.after("test_shape")
     @pytest.mark.hint("Which channels of q_proj's output are head 0: the first dim / heads?")
     def test_head_order(self, submission):
-        """Heads in another order, in all four projections alike, give the same output."""
+        """The order of the heads is free."""
         dim, heads = 15, 5
         layer, x = layer_of(submission, dim, heads, bias=True), randn(2, 7, dim)
         before = layer(x.clone())
@@ -1033,9 +1034,9 @@ class TestMultiHeadAttention:
         )
 
     @pytest.mark.points(2, "value")
-    @pytest.mark.after("test_shape")
+    @pytest.mark.after("test_value")
     def test_masks(self, submission):
-        """Masks of (seq, seq_k), (batch, 1, 1, seq_k) and any shape between work."""
+        """A mask of any shape that fits works."""
         dim, heads, batch, seq, seq_k = 6, 3, 2, 5, 7
 
         def check(shape):
@@ -1058,7 +1059,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(2, "gradient")
     @pytest.mark.after("test_shape")
     def test_dependence(self, submission):
-        """No output depends on another example or, with causal, on a later token."""
+        """Examples and futures stay apart."""
         layer = layer_of(submission, 6, 3)
         x = randn(3, 5, 6)
         for i, j in ((0, 1), (2, 1)):
@@ -1070,16 +1071,17 @@ class TestMultiHeadAttention:
             assert_independent(fn, x[0].clone(), i, j, leak)
 
     @pytest.mark.points(1, "value")
-    @pytest.mark.after("test_shape")
+    @pytest.mark.after("test_value")
     def test_edges(self, submission):
-        """One example, one token, one head and strided inputs work."""
+        """One example, one token, one head work."""
 
         def check(case):
             x, heads = case["x"], case["heads"]
             layer = layer_of(submission, x.shape[-1], heads)
             got = layer(x.clone(), causal=True)
             mask = past(x.shape[1], x.shape[1])
-            assert_close(got, heads_one_by_one(layer, x, heads, mask=mask))
+            expected = heads_one_by_one(layer, x, heads, mask=mask)
+            assert_close(got, expected, axes=("batch", "seq", "dim"))
 
         cases = [
             {"x": randn(1, 1, 4), "heads": 2},
@@ -1093,7 +1095,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_value")
     def test_gradients(self, submission):
-        """The gradients of the input and of all weights are exact."""
+        """The gradients of all weights are exact."""
         layer = layer_of(submission, 4, 2, kv_heads=1, bias=True)
         names = [name for name, _ in layer.named_parameters()]
         values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
@@ -1107,7 +1109,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_value")
     def test_dropout(self, submission):
-        """In training mode weights are dropped with rate p; in eval mode nothing is."""
+        """Dropout acts in training mode only."""
         seq, p = 29, 0.25
         layer = layer_of(submission, seq, 1, p=p)
         identity = torch.eye(seq, dtype=torch.float64)
@@ -1152,7 +1154,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "structure")
     @pytest.mark.after("test_shape")
     def test_no_loop(self, submission):
-        """All heads are computed at once: more heads are not more operations."""
+        """More heads are not more operations."""
 
         def make(heads):
             return layer_of(submission, 32, heads, kv_heads=heads // 2), randn(2, 5, 32)
@@ -1162,7 +1164,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "structure")
     @pytest.mark.after("test_shape")
     def test_house_rules(self, submission):
-        """The arguments stay as they are, and nothing is made on another device."""
+        """No argument changes; no stray device."""
         layer = layer_of(submission, 6, 3, kv_heads=1)
         x, context, mask = randn(2, 5, 6), randn(2, 7, 6), random_mask(2, 1, 1, 7)
         assert_unchanged(layer, x, context, mask)
@@ -1172,7 +1174,7 @@ class TestMultiHeadAttention:
     @pytest.mark.points(1, "training")
     @pytest.mark.after("test_shape")
     def test_learns(self, submission):
-        """A model around the layer learns to find the one of five words that answers a question."""
+        """It learns to find the word asked for."""
         dim, heads = 16, 2
         models = []
 
@@ -1202,7 +1204,7 @@ def combined_masks(padding, attn_mask, seq_q):
 class TestToSdpaMask:
     @pytest.mark.points(2, "shape")
     def test_form(self, submission):
-        """The mask has an axis for the heads, the dtype of its kind and the inputs' device."""
+        """Shape, dtype and device are right."""
         fn, padding = submission.to_sdpa_mask, torch.rand(2, 7) < 0.5
         mask = fn(padding, None)
         assert_shape(mask, batch=2, heads=1, seq_q=1, seq_k=7)
@@ -1220,7 +1222,7 @@ class TestToSdpaMask:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_form")
     def test_padding_alone(self, submission):
-        """Without attn_mask, True stands where the key may be attended to."""
+        """Padding becomes True = may attend."""
 
         def check(case):
             got = submission.to_sdpa_mask(case["key_padding_mask"].clone(), None)
@@ -1238,7 +1240,7 @@ class TestToSdpaMask:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_form")
     def test_bool(self, submission):
-        """With a bool attn_mask, a key must be ignored by neither of the two."""
+        """A key must be ignored by neither mask."""
 
         def check(case):
             padding, attn_mask = case.values()
@@ -1271,7 +1273,7 @@ class TestToSdpaMask:
     @pytest.mark.after("test_form")
     @pytest.mark.hint("0 * inf is nan. masked_fill(mask, -inf) multiplies nothing.")
     def test_float(self, submission):
-        """With a float attn_mask, ignored keys get -inf and all others keep their number."""
+        """A float mask gets -inf at ignored keys."""
 
         def check(case):
             padding, attn_mask = case.values()
@@ -1307,7 +1309,7 @@ class TestToSdpaMask:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_form")
     def test_same_effect(self, submission):
-        """Both attentions give the same output, each with its own form of the masks."""
+        """Both attentions give the same output."""
         batch, heads, seq_q, seq_k, dim = 2, 3, 5, 7, 6
         model = nn.MultiheadAttention(dim, heads, bias=False, batch_first=True).double().eval()
         query, memory = randn(batch, seq_q, dim), randn(batch, seq_k, dim)
@@ -1433,7 +1435,7 @@ def assert_decodes(submission, chunks, heads=4, kv_heads=2, dim=8):
 class TestKVCache:
     @pytest.mark.points(2, "value")
     def test_append(self, submission):
-        """append returns all keys and values so far, in their order, and length counts them."""
+        """append returns all entries in order."""
         cache = cache_of(submission)
         assert_length(cache, 0, "at first")
         keys, values, result = filled(cache, 2)
@@ -1465,7 +1467,7 @@ class TestKVCache:
     @pytest.mark.after("test_append")
     @pytest.mark.hint("torch.cat makes a new tensor at each call, as large as all tokens so far.")
     def test_allocates_once(self, submission):
-        """What append returns are views of memory for max_len entries that never moves."""
+        """The memory is allocated once."""
         batch, kv_heads, max_len, dim = 2, 3, 11, 5
         cache = cache_of(submission, batch, kv_heads, max_len, dim)
         results = [filled(cache, length)[2] for length in (2, 1, 4)]
@@ -1498,7 +1500,7 @@ class TestKVCache:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_append")
     def test_overflow(self, submission):
-        """More than max_len entries raise ValueError, and the cache stays as it was."""
+        """Overflow raises and changes nothing."""
         cache = cache_of(submission)
         keys, values, _ = filled(cache, 9)
         assert_raises(ValueError, cache.append, *randn(2, 2, 3, 3, 5))
@@ -1511,7 +1513,7 @@ class TestKVCache:
     @pytest.mark.points(1, "gradient")
     @pytest.mark.after("test_append")
     def test_no_graph(self, submission):
-        """The cache keeps values only: nothing in it requires a gradient."""
+        """The cache keeps no graph."""
         cache = cache_of(submission)
         source = randn(2, 2, 3, 2, 5, grad=True)
         for _ in range(2):
@@ -1527,7 +1529,7 @@ class TestKVCache:
     @pytest.mark.after("test_append")
     @pytest.mark.hint("With idx = (1, 1, 0): when row 0 has become row 1, where is row 0?")
     def test_reorder(self, submission):
-        """After reorder, row b is what row idx[b] was, also where rows repeat."""
+        """reorder moves rows, repeated ones too."""
 
         def check(case):
             idx = case["idx"]
@@ -1561,7 +1563,7 @@ class TestKVCache:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_append")
     def test_truncate(self, submission):
-        """After truncate(n) the first n entries are there, and appending goes on behind them."""
+        """truncate keeps the first n entries."""
         cache = cache_of(submission)
         keys, values, _ = filled(cache, 4, 3)
         for n in (5, 2, 0):
@@ -1575,14 +1577,14 @@ class TestKVCache:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_append", "TestMultiHeadAttention::test_grouped")
     def test_token_by_token(self, submission):
-        """Token by token, the layer gives the result of the whole sequence."""
+        """Token by token gives the whole."""
         for length in (2, 7):
             assert_decodes(submission, (1,) * length)
 
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_append", "TestMultiHeadAttention::test_grouped")
     def test_chunks(self, submission):
-        """A long first chunk and then tokens, or chunks of any size, change nothing."""
+        """Chunks of any size give the whole."""
         sizes = torch.randint(1, 5, (4,)).tolist()
         for chunks in ((2, 2), (5, 1, 1), (1, 3, 2, 5), tuple(sizes)):
             assert_decodes(submission, chunks)
@@ -1590,7 +1592,7 @@ class TestKVCache:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_chunks")
     def test_beam(self, submission):
-        """A beam search that reorders and takes back tokens goes on as if it never had."""
+        """A beam search goes on after reorder."""
         layer = layer_of(submission, 8, 4, kv_heads=2)
         cache = submission.KVCache(3, 2, 7, 2, torch.float64, "cpu")
         x, rejected, tail = randn(3, 4, 8), randn(3, 2, 8), randn(3, 3, 8)
@@ -1609,7 +1611,7 @@ class TestKVCache:
     @pytest.mark.points(1, "speed")
     @pytest.mark.after("test_chunks")
     def test_speed(self, submission, device):
-        """Token 384 with a cache takes at most 0.6 times as long as all 384 without."""
+        """A token takes 0.6 of recomputing."""
         dim, heads, seq = 64, 4, 384
         layer = layer_of(submission, dim, heads, dtype=torch.float32, device=device)
         cache = submission.KVCache(1, heads, seq, dim // heads, torch.float32, device)
@@ -1729,7 +1731,7 @@ class TestFlashAttention:
     @pytest.mark.points(4, "value")
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
     def test_value(self, submission, device, dtype):
-        """Any block size gives attention: 1, one that doesn't divide seq, one larger than seq."""
+        """Any block size gives attention."""
 
         def check(case):
             q, k, v, causal, block = case.values()
@@ -1753,7 +1755,7 @@ class TestFlashAttention:
     @pytest.mark.points(3, "value")
     @pytest.mark.after("test_value")
     def test_causal(self, submission):
-        """With causal, a query sees no later key, whatever the blocks."""
+        """With causal, no query sees a later key."""
 
         def check(case):
             q, k, v, causal, block = case.values()
@@ -1773,7 +1775,7 @@ class TestFlashAttention:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_value")
     def test_cross(self, submission):
-        """Without causal there may be more keys than queries, or fewer; no argument is changed."""
+        """More keys than queries work, or fewer."""
 
         def check(case):
             q, k, v, causal, block = case.values()
@@ -1794,7 +1796,7 @@ class TestFlashAttention:
     @pytest.mark.after("test_value")
     @pytest.mark.parametrize("causal", [False, True])
     def test_gradients(self, submission, causal):
-        """The backward pass is the derivative of the forward pass."""
+        """backward is the derivative of forward."""
         q, k, v = (randn(1, 2, 5, 3, grad=True) for _ in range(3))
         for block in (2, 1, 7):
             assert_gradients(
@@ -1811,7 +1813,7 @@ class TestFlashAttention:
     @pytest.mark.after("test_value")
     @pytest.mark.hint("D is one number per row: (grad_output * output).sum(-1, keepdim=True).")
     def test_upstream(self, submission):
-        """A random upstream gradient gives the gradients of PyTorch's attention."""
+        """Upstream gradients come through."""
         for seq_q, seq_k, causal, block in ((5, 5, False, 2), (13, 13, True, 4), (7, 11, False, 3)):
             q, k, v = (
                 randn(2, 3, n, 5, dtype=torch.float32, grad=True) for n in (seq_q, seq_k, seq_k)
@@ -1826,10 +1828,11 @@ class TestFlashAttention:
             assert_gradients_close(ours, theirs, q, k, v, names=("q", "k", "v"), rtol=1e-4)
 
     @pytest.mark.points(4, "memory")
+    @pytest.mark.hint("The largest tile allowed is (batch, heads, seq, block), for masks too.")
     @pytest.mark.after("test_value")
     @pytest.mark.parametrize("causal", [False, True])
     def test_no_matrix(self, submission, causal):
-        """No tensor with seq² elements exists, forward or backward."""
+        """No tensor has seq² elements."""
         seq, block = 256, 32
         q, k, v, grad = (randn(1, 2, seq, 16, dtype=torch.float32) for _ in range(4))
 
@@ -1847,7 +1850,7 @@ class TestFlashAttention:
     @pytest.mark.after("test_value")
     @pytest.mark.hint("P can be had again from the scores and the log-sum-exp of each row.")
     def test_saves_little(self, submission):
-        """For the way back it keeps its inputs, the output and at most two numbers per row."""
+        """Little is kept for the way back."""
         batch, heads, seq, dim = 1, 2, 64, 16
         q, k, v = (randn(batch, heads, seq, dim, dtype=torch.float32, grad=True) for _ in range(3))
 
@@ -1887,7 +1890,7 @@ class TestFlashAttention:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_value")
     def test_huge_scores(self, submission):
-        """Scores of ±1e4 give the right output and finite gradients."""
+        """Scores of ±1e4 stay right and finite."""
         for causal in (False, True):
             q, k, v = (randn(1, 2, 11, 5) for _ in range(3))
             q, k = q * 300, k * 60
@@ -1902,7 +1905,7 @@ class TestFlashAttention:
     @pytest.mark.after("test_causal")
     @pytest.mark.hint("For the keys from `start` on, only the queries from `start` on matter.")
     def test_skips_blocks(self, submission):
-        """With causal and 8 blocks, at most 0.6 of the work is done, there and back."""
+        """Causal skips the blocks above."""
         q, k, v, grad = (randn(1, 2, 64, 16, dtype=torch.float32) for _ in range(4))
         q, k, v = (t.requires_grad_() for t in (q, k, v))
         work = {}
@@ -1935,7 +1938,7 @@ class TestFlashAttention:
     @pytest.mark.points(3, "value")
     @pytest.mark.after("test_value")
     def test_half(self, submission):
-        """float16 goes in and comes out, and sums of 1e5 on the way don't overflow."""
+        """float16 accumulates in float32."""
         seq, half = 512, torch.float16
         k = randn(1, 2, 1, 3, dtype=half) + 0.01 * randn(1, 2, seq, 3, dtype=half)
         q, v = randn(1, 2, 5, 3, dtype=half), 200 + randn(1, 2, seq, 3, dtype=half)
