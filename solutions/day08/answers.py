@@ -654,6 +654,20 @@ class Swish(Swish):  # noqa: F811
         return g * slope(ctx.saved_tensors[0])
 
 
+@rejected("MyFunctions", by="test_swish_second", says="not implemented")
+class Swish(Function):  # noqa: F811
+    """By the operator behind F.silu, which has no derivative of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.nn.functional.silu(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return torch.ops.aten.silu_backward(g, *ctx.saved_tensors)
+
+
 @rejected("MyFunctions", by="test_swish_is_stable", says="nan")
 class Swish(Swish):  # noqa: F811
     @staticmethod

@@ -64,7 +64,7 @@ def grad_of(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         (*), in the dtype of `x`.
     """
-    ### BEGIN SOLUTION 1: a leaf of your own, recording on, one gradient
+    ### BEGIN SOLUTION 1: the gradient of f at x
     leaf = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         return torch.autograd.grad(f(leaf), leaf)[0]
@@ -78,7 +78,7 @@ def leaf_quiz() -> list[dict]:
         Ten dicts in the order of the snippets, each with four bools: `is_leaf`, `requires_grad`,
         `grad_is_none` and `raises`.
     """
-    ### BEGIN SOLUTION 2: ten dicts, written down rather than computed
+    ### BEGIN SOLUTION 2: ten dicts, written down
     keys = ("is_leaf", "requires_grad", "grad_is_none", "raises")
     predictions = (
         (False, True, True, False),  # x + x saves nothing: a second backward finds all it needs
@@ -107,7 +107,7 @@ def ste_round(x: Tensor, bits: int) -> Tensor:
         (*), in the dtype of `x`: `x` clamped to [0, 1], then rounded to the nearest level
         k / (2**bits - 1). Its gradient is 1 where 0 < x < 1, and 0 outside.
     """
-    ### BEGIN SOLUTION 3: the value of the rounded, the gradient of the clamped
+    ### BEGIN SOLUTION 3: the nearest level, with a gradient that passes
     levels = 2**bits - 1
     clamped = x.clamp(0, 1)
     rounded = (clamped * levels).round() / levels
@@ -172,7 +172,7 @@ def vjp(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
     Returns:
         (*), like `x`.
     """
-    ### BEGIN SOLUTION 5: one backward
+    ### BEGIN SOLUTION 5: v from the left
     x = x.detach().requires_grad_()
     y = f(x)
     if not y.requires_grad:
@@ -192,7 +192,7 @@ def jvp(f: Callable[[Tensor], Tensor], x: Tensor, u: Tensor) -> Tensor:
     Returns:
         Shaped like f(x).
     """
-    ### BEGIN SOLUTION 5: v^T J is linear in v
+    ### BEGIN SOLUTION 5: u from the right
     x = x.detach().requires_grad_()
     y = f(x)
     if not y.requires_grad:
@@ -216,7 +216,7 @@ def hvp(f: Callable[[Tensor], Tensor], x: Tensor, u: Tensor) -> Tensor:
     Returns:
         (*), like `x`.
     """
-    ### BEGIN SOLUTION 5: the gradient of the gradient's product with u
+    ### BEGIN SOLUTION 5: the second derivatives, in the direction u
     x = x.detach().requires_grad_()
     y = f(x)
     if not y.requires_grad:
@@ -243,7 +243,7 @@ class Var:
     reshape(*shape), T, [idx], and backward(g=None), where g is shaped like `data`; None means 1.
     """
 
-    ### BEGIN SOLUTION 6: every result knows its parents, and how to hand a gradient to each
+    ### BEGIN SOLUTION 6: the constructor, the operations and backward
     def __init__(self, data, requires_grad=True):
         self.data = np.array(data, dtype=np.float64)
         self.requires_grad = requires_grad
