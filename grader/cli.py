@@ -120,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: this folder")
     doctor = verb("doctor", "what this machine has of what grading needs", _doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    server = verb("server", "the process that answers at once: status, stop", _server)
+    server.add_argument("action", nargs="?", choices=("status", "stop"), default="status")
     verbs.add_parser(
         "author",
         help="write and maintain exercises: new, generate, verify, preview",
@@ -304,6 +306,19 @@ def _init(arguments: argparse.Namespace) -> int:
     out = terminal.of(sys.stdout, getattr(arguments, "color", "auto"))
     base = getattr(arguments, "directory", None) or Path()
     return setup.begin(out, base / (arguments.folder or ""))
+
+
+def _server(arguments: argparse.Namespace) -> int:
+    from grader.server import start
+
+    desk = _desk(arguments)
+    root = str(desk.course.root)
+    if arguments.action == "stop":
+        was_there = start.stop(root)
+        desk.out.write("The server has ended." if was_there else "There is no server to end.")
+        return 0
+    desk.out.write(start.describe(root))
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

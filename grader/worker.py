@@ -71,6 +71,11 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def outlive_parent() -> None:
+    """Take `die_with_parent` back."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def run_suite(suite: Path, server: Server) -> int:
     """Run pytest on a suite, up to the run loop that the server takes over."""
     options = ["-c", str(Path(__file__).with_name("suite.ini")), "--rootdir", str(suite.parent)]

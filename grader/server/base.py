@@ -50,7 +50,7 @@ def main() -> int:
         return 0
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
-    return Base(root, stem).serve()
+    return Base(root, stem, lock).serve()
 
 
 def warm_up() -> None:
@@ -108,7 +108,8 @@ def _stamps(files: list[Path]) -> Iterator[tuple[str, int, int]]:
 class Base:
     """The listening socket, the session forked ahead, and the zygotes."""
 
-    def __init__(self, root: str, stem: str) -> None:
+    def __init__(self, root: str, stem: str, lock: int) -> None:
+        self._lock = lock  # held by this process alone: a child that lives on must not keep it
         self.root = root
         self.stem = stem
         self._made_of = fingerprint()
@@ -162,6 +163,7 @@ class Base:
                 from grader.server import session
 
                 os.close(self._read)
+                os.close(self._lock)
                 session.serve(self._listener, self._write, self.root, self._is_stale)
                 code = 0
             os._exit(code)
@@ -186,6 +188,7 @@ class Base:
                 from grader.server import zygote
 
                 self._listener.close()
+                os.close(self._lock)
                 os.close(self._read)
                 os.close(self._write)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -198,7 +201,7 @@ class Base:
         """End everything that waits; sessions that answer a client go on by themselves."""
         Path(f"{self.stem}.sock").unlink(missing_ok=True)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(spare, signal.SIGTERM)
+            os.kill(spare, signal.SIGKILL)
         for pid, path in self._zygotes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from grader import runner
+from grader import runner, worker
 from grader.model import Exercise
 from grader.server import client, warm, zygote
 
@@ -40,7 +40,10 @@ def serve(listener: socket.socket, control: int, root: str, is_stale: Callable[[
         is_stale: whether the server's own files have changed since it started.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # While it waits it ends with the base; once it has a client it sees that through.
+    worker.die_with_parent()
     connection, _ = listener.accept()
+    worker.outlive_parent()
     os.write(control, b"taken\n")
     listener.close()
     if not zygote.is_mine(connection):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from grader import runner
 from grader.server import place
@@ -54,6 +55,30 @@ def pid_of(root: str) -> int | None:
     except (OSError, place.Unsafe):
         pass
     return None
+
+
+def describe(root: str) -> str:
+    """What there is of a course's server, and what memory it holds."""
+    pid = pid_of(root)
+    if pid is None:
+        return "No server runs; the next grade starts one (on Linux, without a GPU)."
+    if not pid:
+        return "The server is starting."
+    import psutil
+
+    try:
+        base = psutil.Process(pid)
+        lines = [f"The server runs as process {pid}, {_private(base)} MB of its own."]
+        for child in base.children(recursive=True):
+            lines.append(f"  process {child.pid}: {_private(child)} MB of its own")
+    except psutil.Error:
+        return "The server has just ended."
+    return "\n".join(lines)
+
+
+def _private(process: Any) -> int:
+    """Megabytes of memory that no other process shares."""
+    return int(process.memory_full_info().uss) // 2**20
 
 
 def stop(root: str, seconds: float = 5.0) -> bool:
