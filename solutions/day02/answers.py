@@ -714,7 +714,7 @@ def unpatch(patches, p, height, width):
     chan = values // (p * p)
     places = torch.arange(chan * height * width, device=patches.device)
     places = nchw_patches(places.view(1, chan, height, width), p).flatten()
-    result = torch.zeros_like(patches).view(batch, -1)
+    result = patches.new_zeros(batch, n * values)
     return result.index_copy(1, places, patches.flatten(1)).view(batch, chan, height, width)
 
 
@@ -914,3 +914,567 @@ def unpatch(patches, p, height, width):
 @rejected("patches", by="test_gradient")
 def unpatch(patches, p, height, width):
     return F.pixel_shuffle(patches.data.mT.unflatten(2, (height // p, width // p)), p)
+
+
+# --- windows
+
+
+@accepted("windows")
+def by_strides(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = (seq - k) // step + 1 if k <= seq else 0
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps * step, steps, feats))
+
+
+@accepted("windows")
+def by_strides_of_the_function(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = max((seq - k) // step + 1, 0)
+    size = (batch, n, k, feat)
+    stride = (x.stride(0), x.stride(1) * step, x.stride(1), x.stride(2))
+    return torch.as_strided(x, size, stride, x.storage_offset())
+
+
+@accepted("windows")
+def unfolds_and_permutes(x, k, step=1):
+    if x.size(1) < k:
+        return torch.zeros(x.size(0), 0, k, x.size(2), dtype=x.dtype, device=x.device)
+    return x.unfold(dimension=1, size=k, step=step).permute(0, 1, 3, 2)
+
+
+@accepted("windows")
+def every_start_then_every_step(x, k, step=1):
+    if k > x.shape[1]:
+        return x[:, :0, None].expand(-1, -1, k, -1)
+    return x.unfold(1, k, 1)[:, ::step].movedim(-1, 2)
+
+
+@accepted("windows")
+def empty_slice_where_none_fits(x, k, step=1):
+    if k > x.shape[1]:
+        return x[:, None, :0].new_zeros((len(x), 0, k, x.shape[-1]))
+    return x.mT.unfold(-1, k, step).permute(0, 2, 3, 1)
+
+
+@rejected("windows", by=("test_forbidden", "test_view", "test_write_through"), says="stack")
+def a_stack_of_slices(x, k, step=1):
+    starts = range(0, x.shape[1] - k + 1, step)
+    if not starts:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return torch.stack([x[:, start : start + k] for start in starts], dim=1)
+
+
+@rejected("windows", by=("test_view", "test_write_through"), says="copy")
+def by_index(x, k, step=1):
+    n = max((x.shape[1] - k) // step + 1, 0)
+    starts = torch.arange(n, device=x.device) * step
+    return x[:, starts[:, None] + torch.arange(k, device=x.device)]
+
+
+@rejected("windows", by="test_strides", says="strides")
+def a_contiguous_copy(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, step).transpose(2, 3).contiguous()
+
+
+@rejected("windows", by=("test_view", "test_write_through"), says="copy")
+def copies_only_in_the_end(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.clone().unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by=("test_view"), says="copy")
+def a_view_of_contiguous_tensors_only(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.contiguous().unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by="test_other_strides")
+def strides_of_a_contiguous_x(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = (seq - k) // step + 1 if k <= seq else 0
+    return x.as_strided((batch, n, k, feat), (seq * feat, step * feat, feat, 1))
+
+
+@rejected("windows", by="test_other_strides")
+def from_the_start_of_the_storage(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = (seq - k) // step + 1 if k <= seq else 0
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps * step, steps, feats), 0)
+
+
+@rejected("windows", by=("test_windows", "test_whole"), says="the last one starts")
+def one_window_too_few(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = max((seq - k) // step, 0)
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps * step, steps, feats))
+
+
+@rejected("windows", by=("test_step", "test_gaps"))
+def rounds_the_number_up(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = max(-((k - seq) // step) + 1, 0) if k <= seq else 0
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps * step, steps, feats))
+
+
+@rejected("windows", by=("test_windows", "test_strides"), says="swapped")
+def axes_as_unfold_leaves_them(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, step)
+
+
+@rejected("windows", by=("test_windows", "test_strides"), says="mixed features")
+def reshapes_what_unfold_leaves(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    cut = x.unfold(1, k, step)
+    return cut.reshape(cut.shape[0], cut.shape[1], k, x.shape[2])
+
+
+@rejected("windows", by="test_step")
+def ignores_the_step(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, 1).transpose(2, 3)
+
+
+@rejected("windows", by="test_step", says="`step` is not used")
+def counts_with_the_step_only(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = (seq - k) // step + 1 if k <= seq else 0
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps, steps, feats))
+
+
+@rejected("windows", by=("test_windows", "test_step"))
+def windows_side_by_side(x, k, step=1):
+    """Every step becomes k of them."""
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, k).transpose(2, 3)
+
+
+@rejected("windows", by="test_gaps")
+def steps_up_to_k_only(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, min(step, k)).transpose(2, 3)
+
+
+@rejected("windows", by="test_too_long")
+def fails_if_too_long(x, k, step=1):
+    return x.unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by="test_too_long")
+def counts_below_zero(x, k, step=1):
+    batch, seq, feat = x.shape
+    n = (seq - k) // step + 1
+    rows, steps, feats = x.stride()
+    return x.as_strided((batch, n, k, feat), (rows, steps * step, steps, feats))
+
+
+@rejected("windows", by="test_too_long")
+def one_shorter_window_if_too_long(x, k, step=1):
+    if k > x.shape[1]:
+        return x[:, None]
+    return x.unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by="test_too_long_like_x")
+def another_dtype_and_device_if_too_long(x, k, step=1):
+    if k > x.shape[1]:
+        return torch.empty(len(x), 0, k, x.shape[2])
+    return x.unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by="test_whole")
+def one_window_without_its_axis(x, k, step=1):
+    if k >= x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2]) if k > x.shape[1] else x
+    return x.unfold(1, k, step).transpose(2, 3)
+
+
+# --- relayout
+
+
+def parsed(side):
+    """`b (h w) 1` as [[b], [h, w], []], one character at a time."""
+    groups, group, word = [], None, ""
+    for letter in side + " ":
+        if letter.isalnum():
+            word += letter
+            continue
+        if word:
+            single = [] if word == "1" else [word]
+            groups.append(single) if group is None else group.extend(single)
+            word = ""
+        if letter == "(":
+            group = []
+        elif letter == ")":
+            groups.append(group)
+            group = None
+    return groups
+
+
+def flat(groups):
+    return [name for group in groups for name in group]
+
+
+def checked(x, spec, sizes):
+    """Both sides and all sizes; a ValueError where they don't fit."""
+    left, right = map(parsed, spec.split("->"))
+    for side in (left, right):
+        for name in flat(side):
+            if flat(side).count(name) > 1:
+                raise ValueError(f"{name} twice")
+    if odd := set(flat(left)) ^ set(flat(right)) | set(sizes) - set(flat(left)):
+        raise ValueError(f"no partner: {sorted(odd)}")
+    size_of = dict(sizes)
+    for group, size in zip(left, x.shape):
+        unknown = [name for name in group if name not in sizes]
+        known = prod(sizes[name] for name in group if name in sizes)
+        if len(unknown) > 1 or size % known or (not unknown and known != size):
+            raise ValueError(f"sizes of {group}")
+        for name in unknown:
+            size_of[name] = size // known
+    return left, right, size_of
+
+
+@accepted("relayout")
+def with_einsum(x, spec, **sizes):
+    """One letter per name; einsum permutes, and is a view with one operand."""
+    left, right, size_of = checked(x, spec, sizes)
+    letters = {name: chr(ord("a") + i) for i, name in enumerate(flat(left))}
+    before = "".join(letters[name] for name in flat(left))
+    after = "".join(letters[name] for name in flat(right))
+    x = x.reshape([size_of[name] for name in flat(left)])
+    x = torch.einsum(f"{before}->{after}", x)
+    return x.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@accepted("relayout")
+def one_axis_at_a_time(x, spec, **sizes):
+    """Unflattens, moves and flattens axis by axis."""
+    left, right, size_of = checked(x, spec, sizes)
+    names = []
+    for group in left:
+        axis = len(names)
+        if not group:
+            x = x.squeeze(axis)
+        elif len(group) > 1:
+            x = x.unflatten(axis, [size_of[name] for name in group])
+        names += group
+    for place, name in enumerate(flat(right)):
+        x = x.movedim(names.index(name), place)
+        names.insert(place, names.pop(names.index(name)))
+    for axis, group in enumerate(right):
+        if not group:
+            x = x.unsqueeze(axis)
+        elif len(group) > 1:
+            x = x.flatten(axis, axis + len(group) - 1)
+    return x
+
+
+@accepted("relayout")
+def view_if_possible(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    x = x.view([size_of[name] for name in flat(left)])
+    x = torch.permute(x, [flat(left).index(name) for name in flat(right)])
+    shape = [prod(size_of[name] for name in group) for group in right]
+    try:
+        return x.view(shape)
+    except RuntimeError:
+        return x.contiguous().view(shape)
+
+
+@accepted("relayout")
+def parses_with_split(x, spec, **sizes):
+    """Spaces around the parentheses, and a stack of one."""
+    sides = []
+    for side in spec.split(" -> "):
+        groups, is_open = [], False
+        for word in side.replace("(", "( ").replace(")", " )").split():
+            if word == "(":
+                groups.append([])
+                is_open = True
+            elif word == ")":
+                is_open = False
+            elif is_open:
+                groups[-1].append(word)
+            else:
+                groups.append([word])
+        sides.append(groups)
+    size_of = {"1": 1}
+    left, right = sides
+    for side in sides:
+        names = [name for name in flat(side) if name != "1"]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a name stands twice in {names}")
+    if odd := {*flat(left)} ^ {*flat(right)} - {"1"} or {*sizes} - {*flat(left)}:
+        if odd - {"1"}:
+            raise ValueError(f"{odd} on one side only")
+    for group, size in zip(left, x.shape):
+        missing = None
+        for name in group:
+            if name in sizes or name == "1":
+                size_of[name] = sizes.get(name, 1)
+            elif missing:
+                raise ValueError(f"both {missing} and {name} are unknown")
+            else:
+                missing = name
+        known = prod(size_of[name] for name in group if name != missing)
+        if missing:
+            size_of[missing] = size // known
+            known *= size_of[missing]
+        if known != size:
+            raise ValueError(f"{group} has {known} and not {size} elements")
+    places = {}
+    for place, name in enumerate(flat(left)):
+        places.setdefault(name, place)
+    x = x.reshape([size_of[name] for name in flat(left)])
+    kept = [places[name] for name in flat(right) if name != "1"]
+    dropped = [place for place, name in enumerate(flat(left)) if name == "1"]
+    x = x.permute(kept + dropped)
+    return x.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected(
+    "relayout",
+    by=("test_same_shape", "test_permutes", "test_merges", "test_together"),
+    says="scrambled",
+)
+def merges_before_permuting(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    return x.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_merges", "test_together", "test_random"), says="scrambled")
+def merges_in_the_order_of_the_left(x, spec, **sizes):
+    """Each group in the order that its names have on the left."""
+    left, right, size_of = checked(x, spec, sizes)
+    names = flat(left)
+    ordered = [sorted(group, key=names.index) for group in right]
+    split = x.reshape([size_of[name] for name in names])
+    split = split.permute([names.index(name) for name in flat(ordered)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_two_unknown"), says="expected a ValueError")
+def guesses_two_unknown_sizes(x, spec, **sizes):
+    """Gives the first unknown size all there is."""
+    left, _ = map(parsed, spec.split("->"))
+    for group, size in zip(left, x.shape):
+        unknown = [name for name in group if name not in sizes]
+        for name in unknown[1:]:
+            sizes[name] = 1
+    return relayout_by_hand(x, spec, sizes)
+
+
+def relayout_by_hand(x, spec, sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    split = x.reshape([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_view", "test_identity"), says="copy")
+def always_contiguous(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    split = x.reshape([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)]).contiguous()
+    return split.view([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by="test_identity", says="copy")
+def contiguous_before_anything(x, spec, **sizes):
+    return relayout_by_hand(x.contiguous(), spec, sizes)
+
+
+@rejected("relayout", by=("test_view", "test_identity"), says="copy")
+def clones_the_result(x, spec, **sizes):
+    return relayout_by_hand(x, spec, sizes).clone()
+
+
+@rejected("relayout", by=("test_merges", "test_together"))
+def views_only(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    split = x.view([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.view([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_view", "test_identity"))
+def views_of_contiguous_tensors_only(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    split = x.contiguous().view([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by="test_one_side_only", says="expected a ValueError")
+def sums_an_axis_that_is_missing_on_the_right(x, spec, **sizes):
+    left, right = map(parsed, spec.split("->"))
+    gone = [axis for axis, group in enumerate(left) if group and group[0] not in flat(right)]
+    if not gone:
+        return relayout_by_hand(x, spec, sizes)
+    kept = " ".join(
+        "(" + " ".join(group) + ")" for axis, group in enumerate(left) if axis not in gone
+    )
+    return relayout_by_hand(x.sum(gone), f"{kept} -> {spec.split('->')[1]}", sizes)
+
+
+@rejected("relayout", by="test_one_side_only", says="expected a ValueError")
+def repeats_an_axis_that_is_missing_on_the_left(x, spec, **sizes):
+    """What the size of a new axis would be good for."""
+    left, right = spec.split("->")
+    new = [name for name in flat(parsed(right)) if name not in flat(parsed(left))]
+    if not new:
+        return relayout_by_hand(x, spec, sizes)
+    for name in new:
+        x = x.unsqueeze(-1).expand(*x.shape, sizes.get(name, 1))
+    return relayout_by_hand(x, f"{left} {' '.join(new)} -> {right}", sizes)
+
+
+@rejected("relayout", by=("test_splits", "test_merges", "test_random"), says="fastest")
+def last_name_is_the_slowest(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    left, right = [group[::-1] for group in left], [group[::-1] for group in right]
+    split = x.reshape([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_splits", "test_infers"), says="on the left")
+def last_name_on_the_left_is_the_slowest(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    left = [group[::-1] for group in left]
+    split = x.reshape([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_merges", "test_together"), says="on the right")
+def last_name_on_the_right_is_the_slowest(x, spec, **sizes):
+    left, right, size_of = checked(x, spec, sizes)
+    right = [group[::-1] for group in right]
+    split = x.reshape([size_of[name] for name in flat(left)])
+    split = split.permute([flat(left).index(name) for name in flat(right)])
+    return split.reshape([prod(size_of[name] for name in group) for group in right])
+
+
+@rejected("relayout", by=("test_permutes", "test_together", "test_random"))
+def permutes_the_wrong_way_round(reference: str) -> str:
+    return reference.replace(
+        "split.permute([names.index(name) for name in wanted])",
+        "split.permute([wanted.index(name) for name in names])",
+    )
+
+
+@rejected("relayout", by="test_permutes")
+def names_of_one_letter(reference: str) -> str:
+    return reference.replace(r're.findall(r"\w+", axis)', r're.findall(r"\w", axis)').replace(
+        r"\(.*?\)|\w+", r"\(.*?\)|\w"
+    )
+
+
+@rejected("relayout", by=("test_permutes", "test_random"))
+def names_without_digits(reference: str) -> str:
+    return reference.replace(r"\w+", "[a-z]+")
+
+
+@rejected("relayout", by=("test_merges", "test_together"))
+def one_group_from_the_first_to_the_last_parenthesis(reference: str) -> str:
+    return reference.replace(r"\(.*?\)|", r"\(.*\)|")
+
+
+@rejected("relayout", by=("test_infers", "test_together"))
+def infers_nothing(x, spec, **sizes):
+    left, _ = map(parsed, spec.split("->"))
+    for group in left:
+        if len(group) > 1 and any(name not in sizes for name in group):
+            raise ValueError(f"the sizes of {group} are not all given")
+    return relayout_by_hand(x, spec, sizes)
+
+
+@rejected("relayout", by="test_infers")
+def infers_the_last_name_only(x, spec, **sizes):
+    left, _ = map(parsed, spec.split("->"))
+    for group in left:
+        if len(group) > 1 and any(name not in sizes for name in group[:-1]):
+            raise ValueError(f"the sizes of {group[:-1]} are not all given")
+    return relayout_by_hand(x, spec, sizes)
+
+
+@rejected("relayout", by=("test_ones", "test_random"))
+def a_one_is_a_name(reference: str) -> str:
+    return reference.replace(' if name != "1"', "")
+
+
+@rejected("relayout", by=("test_ones"))
+def squeezes_the_result(x, spec, **sizes):
+    return relayout_by_hand(x, spec, sizes).squeeze()
+
+
+@rejected("relayout", by="test_name_twice", says="expected a ValueError")
+def takes_a_name_twice(reference: str) -> str:
+    return reference.replace(
+        "names.count(name) != 1 or wanted.count(name) != 1",
+        "name not in names or name not in wanted",
+    )
+
+
+@rejected("relayout", by="test_keyword_that_is_no_axis", says="expected a ValueError")
+def ignores_a_keyword_that_is_no_axis(reference: str) -> str:
+    return reference.replace("(*names, *wanted, *sizes)", "(*names, *wanted)")
+
+
+@rejected("relayout", by="test_one_side_only", says="row")
+def says_not_which_name(reference: str) -> str:
+    return reference.replace(
+        'raise ValueError(f"{name} should', 'raise ValueError(f"an axis should'
+    ).replace("of {spec!r}", "of it")
+
+
+@rejected("relayout", by="test_sizes_that_do_not_fit", says="ValueError")
+def leaves_the_sizes_to_reshape(reference: str) -> str:
+    return reference.replace("if size % known or (not unknown and size != known):", "if False:")
+
+
+@rejected("relayout", by="test_sizes_that_do_not_fit", says="ValueError")
+def looks_at_the_remainder_only(reference: str) -> str:
+    return reference.replace(" or (not unknown and size != known):", ":")
+
+
+@rejected("relayout", by="test_two_unknown", says="expected a ValueError")
+def sizes_of_minus_one(reference: str) -> str:
+    """Lets reshape infer, one size for the whole tensor."""
+    return reference.replace("if len(unknown) > 1:", "if len(unknown) > 5:")
+
+
+@rejected("relayout", by=("test_name_twice", "test_one_side_only"), says="AssertionError")
+def asserts_instead_of_raising(reference: str) -> str:
+    return reference.replace(
+        'raise ValueError(f"{name} should', 'raise AssertionError(f"{name} should'
+    )
+
+
+@rejected("relayout", by="test_gradient")
+def through_numpy(x, spec, **sizes):
+    return torch.from_numpy(relayout_by_hand(x.detach(), spec, sizes).numpy())
+
+
+@rejected("relayout", by="test_forbidden", says="einops")
+def asks_einops(x, spec, **sizes):
+    from functorch.einops.rearrange import rearrange
+
+    checked(x, spec, sizes)
+    return rearrange(x, spec, **sizes)

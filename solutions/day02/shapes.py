@@ -1,6 +1,7 @@
 """Day 2: strides, views, and the shapes that tensors are turned into."""
 
 import re
+from itertools import chain
 from math import prod
 
 from torch import Tensor
@@ -184,7 +185,7 @@ def relayout(x: Tensor, spec: str, **sizes: int) -> Tensor:
         [[name for name in re.findall(r"\w+", axis) if name != "1"] for axis in axes]
         for axes in (re.findall(r"\(.*?\)|\w+", side) for side in spec.split("->"))
     )
-    names, wanted = sum(left, []), sum(right, [])
+    names, wanted = list(chain(*left)), list(chain(*right))
     for name in (*names, *wanted, *sizes):
         if names.count(name) != 1 or wanted.count(name) != 1:
             raise ValueError(f"{name} should stand once on each side of {spec!r}")
@@ -195,7 +196,7 @@ def relayout(x: Tensor, spec: str, **sizes: int) -> Tensor:
             raise ValueError(f"of {unknown} at most one size can be inferred")
         if size % known or (not unknown and size != known):
             raise ValueError(f"an axis of {size} can't be split into {group} with {sizes}")
-        sizes |= {name: size // known for name in unknown}
+        sizes |= dict.fromkeys(unknown, size // known)
     split = x.reshape([sizes[name] for name in names])
     permuted = split.permute([names.index(name) for name in wanted])
     return permuted.reshape([prod(sizes[name] for name in group) for group in right])

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from grader.testing import (
     assert_close,
+    assert_device,
+    assert_dtype,
     assert_equal,
     assert_gradients,
     assert_gradients_close,
@@ -26,7 +28,6 @@ from grader.testing import (
     assert_shape,
     assert_strides,
     assert_tensor,
-    assert_unchanged,
     assert_view,
     count_ops,
     expect,
@@ -831,3 +832,532 @@ class TestPatches:
         )
         small = torch.randn(1, 1, 2, 4, dtype=torch.float64)
         assert_gradients(lambda img: submission.nchw_patches(img, 2), small, names=("img",))
+
+
+# Windows.
+
+
+def windows_by_slices(x: Tensor, k: int, step: int = 1) -> Tensor:
+    """The windows one by one."""
+    starts = range(0, x.shape[1] - k + 1, step)
+    return torch.stack([x[:, start : start + k] for start in starts], dim=1)
+
+
+def check_windows(submission, x: Tensor, k: int, step: int, what: str = "") -> None:
+    """One case of `windows`, with the known mistakes by name."""
+    got = submission.windows(x, k, step)
+    batch, seq, feat = x.shape
+    expected = windows_by_slices(x, k, step)
+    what = what or f"windows(x, {k}, {step}) of an x of shape {tuple(x.shape)}"
+    n = expected.shape[1]
+    off = assert_tensor(got, what).shape[1:2] if got.ndim == 4 else ()
+    if tuple(got.shape[2:]) == (k, feat) and off in ((n - 1,), (n + 1,)):
+        fail(
+            f"{what} has {off[0]} windows; expected {n}: the last one starts at "
+            f"{(n - 1) * step} and reaches up to step {(n - 1) * step + k} of {seq}",
+            id="shape.off_by_one",
+            expected=n,
+            got=off[0],
+        )
+    assert_shape(got, batch=batch, n=n, k=k, feat=feat)
+    cut_anew = expected.transpose(2, 3).reshape(expected.shape)
+    explain = {
+        "the windows have the right shape and mixed features: the memory was cut anew, but no view "
+        "or reshape moves an axis": cut_anew,
+        "every window starts at the first step": expected[:, :1].expand(expected.shape),
+    }
+    if step > 1 and seq >= n + k - 1:
+        explain |= {
+            "a window starts at every step; `step` is not used": windows_by_slices(x, k)[:, :n]
+        }
+    assert_close(
+        got, expected, axes=("batch", "window", "step", "feat"), what=what, explain=explain
+    )
+
+
+@pytest.mark.task("windows")
+class TestWindows:
+    @pytest.mark.points(2, "value")
+    def test_windows(self, submission):
+        """Window i holds the k steps from step i on."""
+        cases = [((1, 3, 1), 2), ((2, 5, 3), 2), ((2, 5, 3), 2), ((2, 7, 3), 5), ((2, 3, 5), 1)]
+        for shape, k in cases:
+            check_windows(submission, torch.randn(shape), k, 1)
+        x = torch.randn(2, 5, 3)
+        got = submission.windows(x, 2)
+        assert_close(got, windows_by_slices(x, 2), what="windows(x, 2), where step is 1")
+
+    @pytest.mark.points(2, "value")
+    def test_step(self, submission):
+        """Windows start every step steps; a rest that fills no window is left out."""
+        for seq, k, step in ((4, 2, 2), (5, 2, 2), (7, 3, 2), (11, 5, 3)):
+            check_windows(submission, torch.randn(2, seq, 3), k, step)
+
+    @pytest.mark.points(1, "value")
+    def test_gaps(self, submission):
+        """A step larger than k leaves steps out between the windows."""
+        for seq, k, step in ((5, 1, 2), (7, 2, 5), (8, 2, 5), (11, 3, 4), (3, 2, 7)):
+            check_windows(submission, torch.randn(2, seq, 3), k, step)
+
+    @pytest.mark.points(1, "value")
+    def test_whole(self, submission):
+        """With k = seq there is one window, which is x."""
+        for seq, step in ((5, 1), (5, 3), (1, 1)):
+            check_windows(submission, torch.randn(2, seq, 3), seq, step)
+
+    @pytest.mark.points(2, "structure")
+    def test_view(self, submission):
+        """The windows are a view of x, whether x is contiguous or not."""
+        for x in (torch.randn(2, 7, 3), *(x for _, x in other_strides(torch.randn(2, 7, 3)))):
+            assert_view(submission.windows(x, 3), x, what="windows(x, 3)")
+            assert_view(submission.windows(x, 2, 2), x, what="windows(x, 2, 2)")
+
+    @pytest.mark.points(1, "structure")
+    def test_strides(self, submission):
+        """The strides are those of x: a window's start jumps step rows, its rows one."""
+        for seq, k, step in ((7, 3, 1), (11, 2, 3)):
+            got = submission.windows(torch.randn(2, seq, 5), k, step)
+            assert_strides(got, (seq * 5, step * 5, 5, 1))
+
+    @pytest.mark.points(1, "structure")
+    def test_write_through(self, submission):
+        """What is written to a step shows in every window that holds it."""
+        x = torch.randn(2, 5, 3)
+        got = submission.windows(x, 3)
+        x[1, 2, 0] = 7.0
+        seen = [float(got[1, window, 2 - window, 0]) for window in range(3)]
+        expect(
+            seen == [7.0] * 3,
+            f"7 was written to step 2 of x; the three windows that hold it show {seen}: they have "
+            "memory of their own",
+            id="memory.copy",
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_other_strides(self, submission):
+        """x need not be contiguous."""
+        for words, x in other_strides(torch.randn(2, 7, 5)):
+            for k, step in ((3, 1), (2, 3)):
+                what = f"windows(x, {k}, {step}), x being {words},"
+                check_windows(submission, x, k, step, what)
+
+    @pytest.mark.points(1, "shape")
+    def test_too_long(self, submission):
+        """A window longer than the sequence fits nowhere: n is 0."""
+        for seq, k, step in ((3, 4, 1), (3, 5, 1), (3, 5, 7), (0, 2, 1), (2, 7, 2)):
+            assert_shape(
+                submission.windows(torch.randn(2, seq, 5), k, step), batch=2, n=0, k=k, feat=5
+            )
+
+    @pytest.mark.points(1, "structure")
+    @pytest.mark.after("test_too_long")
+    def test_too_long_like_x(self, submission):
+        """Where no window fits, the result has the dtype and device of x."""
+        assert_dtype(
+            submission.windows(torch.randn(2, 3, 5, dtype=torch.float64), 7), torch.float64
+        )
+        assert_dtype(submission.windows(torch.ones(2, 3, 5, dtype=torch.int16), 7), torch.int16)
+        assert_device(submission.windows(torch.empty(2, 3, 5, device="meta"), 7), "meta")
+
+    @pytest.mark.points(1, "structure")
+    def test_forbidden(self, submission):
+        """Neither cat nor stack gathers the windows."""
+        with forbid("cat", "stack", why="windows of the same memory need no copies"):
+            submission.windows(torch.randn(2, 7, 3), 3, 2)
+
+
+# What a text says about axes.
+
+
+Groups = list[list[str]]
+
+
+def moved(x: Tensor, left: Groups, right: Groups, sizes: dict[str, int]) -> Tensor:
+    """The result element by element: where each combination of axes lies, before and after."""
+    names, wanted = [n for group in left for n in group], [n for group in right for n in group]
+    before = x.flatten().tolist()
+    after = [0.0] * len(before)
+    for places in itertools.product(*(range(sizes[name]) for name in names)):
+        at = dict(zip(names, places, strict=True))
+        after[place_of(at, wanted, sizes)] = before[place_of(at, names, sizes)]
+    shape = [math.prod(sizes[name] for name in group) for group in right]
+    return torch.tensor(after, dtype=x.dtype).reshape(shape)
+
+
+def place_of(at: dict[str, int], names: Sequence[str], sizes: dict[str, int]) -> int:
+    """The place in a row of elements whose first axis is the slowest."""
+    place = 0
+    for name in names:
+        place = place * sizes[name] + at[name]
+    return place
+
+
+def groups_of(side: str) -> Groups:
+    """The names of each axis of one side; those of a `1` are none."""
+    groups: Groups = []
+    inside = False
+    for word in side.replace("(", " ( ").replace(")", " ) ").split():
+        if word in "()":
+            inside = word == "("
+            groups += [[]] if inside else []
+        elif inside:
+            groups[-1].append(word)
+        else:
+            groups.append([] if word == "1" else [word])
+    return groups
+
+
+def side_of(groups: Groups) -> str:
+    """The text of one side."""
+    words = ["1" if not g else g[0] if len(g) == 1 else f"({' '.join(g)})" for g in groups]
+    return " ".join(words)
+
+
+def all_sizes(x: Tensor, left: Groups, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes of all axes, one in each group inferred."""
+    known = dict(sizes)
+    for group, size in zip(left, x.shape, strict=True):
+        for name in group:
+            if name not in sizes:
+                known[name] = size // math.prod(sizes.get(other, 1) for other in group)
+    return known
+
+
+def check_relayout(submission, x: Tensor, spec: str, sizes: dict[str, int]) -> None:
+    """One case of `relayout`, with the known mistakes by name."""
+    got = submission.relayout(x, spec, **sizes)
+    left, right = (groups_of(side) for side in spec.split("->"))
+    known = all_sizes(x, left, sizes)
+    expected = moved(x, left, right, known)
+    said = "".join(f", {name}={size}" for name, size in sizes.items())
+    what = f"relayout(x, {spec!r}{said}) of an x of shape {tuple(x.shape)}"
+    if isinstance(got, Tensor) and got.shape != expected.shape:
+        fail(
+            f"{what} has shape {tuple(got.shape)}; expected {tuple(expected.shape)}",
+            id="shape",
+            expected=tuple(expected.shape),
+            got=tuple(got.shape),
+        )
+    reversed_left, reversed_right = ([g[::-1] for g in groups] for groups in (left, right))
+    slowest = "the first name in a group should be the slowest; here it is the fastest"
+    mistakes = {
+        "the shape is right and the elements are scrambled: the memory was cut anew, but no view "
+        "or reshape moves an axis; permute the single axes before they are merged": x.reshape(
+            expected.shape
+        ),
+        f"{slowest}, on the left": moved(x, reversed_left, right, known),
+        f"{slowest}, on the right": moved(x, left, reversed_right, known),
+        f"{slowest}, on both sides": moved(x, reversed_left, reversed_right, known),
+        "the axes are permuted the wrong way round: `permute` asks, for each axis of the result, "
+        "which old axis it is": permuted_back(x, left, right, known),
+    }
+    # Two mistakes may come to the same on a small x; the first of them speaks for both.
+    explain: dict[str, Tensor] = {}
+    for sentence, mistake in mistakes.items():
+        if not any(torch.equal(mistake, other) for other in explain.values()):
+            explain[sentence] = mistake
+    assert_close(got, expected, what=what, explain=explain)
+
+
+def permuted_back(x: Tensor, left: Groups, right: Groups, sizes: dict[str, int]) -> Tensor:
+    """The result if the axes go where they should come from."""
+    names, wanted = [n for group in left for n in group], [n for group in right for n in group]
+    order = [wanted.index(name) for name in names]
+    shape = [math.prod(sizes[name] for name in group) for group in right]
+    return x.reshape([sizes[name] for name in names]).permute(order).reshape(shape)
+
+
+def check_texts(submission, cases: Sequence[tuple[Shape, str, dict[str, int]]]) -> None:
+    """Several cases of `relayout`, each with a random x of its shape."""
+    for shape, spec, sizes in cases:
+        check_relayout(submission, torch.randn(shape, dtype=torch.float64), spec, sizes)
+
+
+def random_text() -> tuple[Shape, str, dict[str, int]]:
+    """A shape, a text and the sizes that it needs."""
+    names = random.sample(("a", "b", "h", "w", "p1", "seq", "dim", "p2"), random.randint(1, 4))
+    size_of = dict(zip(names, random.sample((2, 3, 5, 7), len(names)), strict=True))
+    left, right = grouped(names), grouped(random.sample(names, len(names)))
+    given = {}
+    for group in left:
+        inferred = random.choice([*group, ""]) if group else ""
+        if len(group) == 1 and random.random() < 0.7:
+            continue
+        given |= {name: size_of[name] for name in group if name != inferred}
+    shape = tuple(math.prod(size_of[name] for name in group) for group in left)
+    return shape, f"{side_of(left)} -> {side_of(right)}", given
+
+
+def grouped(names: Sequence[str]) -> Groups:
+    """The names in order, cut into groups, with a 1 in between now and then."""
+    groups: Groups = []
+    for name in names:
+        if groups and random.random() < 0.4:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    if random.random() < 0.3:
+        groups.insert(random.randint(0, len(groups)), [])
+    return groups
+
+
+@contextmanager
+def no_einops() -> Iterator[None]:
+    """Fail where a function of einops is called, under whatever name it was imported."""
+    called: list[str] = []
+
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and "einops" in Path(frame.f_code.co_filename).parts:
+            called.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    if called:
+        fail(
+            "relayout asks einops, which is forbidden here: split, permute and merge yourself",
+            id="forbidden",
+        )
+
+
+@pytest.mark.task("relayout")
+class TestRelayout:
+    @pytest.mark.points(2, "value")
+    def test_permutes(self, submission):
+        """Single names are permuted, whatever they are called."""
+        check_texts(
+            submission,
+            [
+                ((2, 3), "a b -> b a", {}),
+                ((2, 2), "a b -> b a", {}),
+                ((2, 3, 5), "a b c -> c a b", {}),
+                ((2, 3, 5, 7), "batch h1 h2 w -> batch w h2 h1", {}),
+                ((2, 3, 5), "a b c -> b c a", {"b": 3}),
+            ],
+        )
+
+    @pytest.mark.points(3, "value")
+    def test_splits(self, submission):
+        """A group on the left splits an axis, the first name being the slowest."""
+        check_texts(
+            submission,
+            [
+                ((6,), "(h w) -> h w", {"h": 2, "w": 3}),
+                ((6,), "(h w) -> w h", {"h": 2, "w": 3}),
+                ((2, 15, 7), "b (h w) c -> b c h w", {"h": 5, "w": 3}),
+                ((2, 3, 70), "b t (p q r) -> q b r t p", {"p": 2, "q": 5, "r": 7}),
+            ],
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_infers(self, submission):
+        """One size in each group is inferred."""
+        check_texts(
+            submission,
+            [
+                ((6,), "(h w) -> w h", {"h": 2}),
+                ((6,), "(h w) -> w h", {"w": 3}),
+                ((2, 15, 7), "b (h w) c -> b c h w", {"h": 5}),
+                ((2, 3, 70), "b t (p q r) -> q b r t p", {"p": 2, "r": 7}),
+                ((6, 35), "(a b) (c d) -> d b c a", {"a": 2, "d": 7}),
+            ],
+        )
+
+    @pytest.mark.points(3, "value")
+    def test_merges(self, submission):
+        """A group on the right merges axes, the first name being the slowest."""
+        check_texts(
+            submission,
+            [
+                ((2, 3), "h w -> (h w)", {}),
+                ((2, 3), "h w -> (w h)", {}),
+                ((2, 2), "h w -> (w h)", {}),
+                ((2, 3, 5, 7), "b c h w -> b (h w) c", {}),
+                ((2, 3, 5), "a b c -> b (c a)", {}),
+                ((2, 3, 5, 7), "a b c d -> (d a) (c b)", {}),
+            ],
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_same_shape(self, submission):
+        """Elements move also where the shape stays the same."""
+        check_texts(
+            submission,
+            [
+                ((6,), "(h w) -> (w h)", {"h": 2}),
+                ((6, 5), "(h w) c -> (w h) c", {"w": 2}),
+                ((3, 3), "a b -> b a", {}),
+                ((4, 3), "(a b) c -> (b a) c", {"a": 2}),
+            ],
+        )
+
+    @pytest.mark.points(3, "value")
+    def test_together(self, submission):
+        """Heads, patches and shuffled pixels are one text each."""
+        check_texts(
+            submission,
+            [
+                ((2, 3, 35), "b t (h d) -> b h t d", {"h": 5}),
+                ((2, 5, 3, 7), "b h t d -> b t (h d)", {}),
+                ((2, 3, 4, 6), "b c (h p) (w q) -> b (h w) (c p q)", {"p": 2, "q": 2}),
+                ((2, 6, 12), "b (h w) (c p q) -> b c (h p) (w q)", {"h": 2, "p": 2, "q": 2}),
+                ((2, 12, 3, 5), "b (c p q) h w -> b c (h p) (w q)", {"p": 2, "q": 2}),
+            ],
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_ones(self, submission):
+        """A 1 is dropped on the left and inserted on the right."""
+        check_texts(
+            submission,
+            [
+                ((3,), "a -> a 1", {}),
+                ((1, 3), "1 a -> a", {}),
+                ((2, 3), "a b -> b 1 a", {}),
+                ((2, 1, 3, 1), "a 1 b 1 -> b a", {}),
+                ((2, 1, 15), "a 1 (h w) -> 1 (w a) 1 1 h", {"h": 3}),
+                ((1, 3), "a b -> b a", {}),
+            ],
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_random(self, submission):
+        """Forty random texts come out right."""
+        cases = sorted((random_text() for _ in range(40)), key=lambda case: len(case[1]))
+        check_texts(submission, cases)
+
+    @pytest.mark.points(3, "structure")
+    def test_view(self, submission):
+        """The result is a view wherever the strides allow one."""
+        plain = torch.randn(2, 15, 7)
+        image = torch.randn(2, 3, 5, 7).contiguous(memory_format=torch.channels_last)
+        for words, x, spec, sizes in (
+            ("a contiguous x", plain, "a b c -> c a b", {}),
+            ("a contiguous x", plain, "b (h w) c -> b c h w", {"h": 5}),
+            ("a contiguous x", plain, "a b c -> (a b) c", {}),
+            ("a contiguous x", plain, "a (h w) c -> w (a h) c", {"h": 1}),
+            ("a contiguous x", plain, "a (h w) c -> 1 a h (w c)", {"h": 3}),
+            ("a transposed x", torch.randn(5, 3).T, "a b -> (b a)", {}),
+            ("a channels_last x", image, "b c h w -> b (h w) c", {}),
+            ("a slice", torch.randn(3, 10)[:, ::2], "a b -> (a b)", {}),
+            ("a slice", torch.randn(3, 12)[:, ::2], "a (b c) -> c a b", {"b": 2}),
+            ("an expanded x", torch.randn(5, 1).expand(5, 6), "a (b c) -> (c b) a", {"b": 2}),
+        ):
+            got = submission.relayout(x, spec, **sizes)
+            if x.stride()[-1] == 0:  # writes to it would go to several places at once
+                same = assert_tensor(got).untyped_storage().data_ptr()
+                expect(
+                    same == x.untyped_storage().data_ptr(),
+                    f"relayout(x, {spec!r}) of {words} is a copy; its strides allow a view",
+                    id="memory.copy",
+                )
+            else:
+                assert_view(got, x, what=f"relayout(x, {spec!r}) of {words}")
+
+    @pytest.mark.points(1, "structure")
+    def test_identity(self, submission):
+        """A text that moves nothing copies nothing."""
+        for x, spec, sizes in (
+            (torch.randn(2, 3, 5), "a b c -> a b c", {}),
+            (torch.randn(2, 3, 5).mT, "a b c -> a b c", {}),
+            (torch.randn(2, 5, 12)[:, 1:4, ::2], "a b (c d) -> a b (c d)", {"c": 3}),
+        ):
+            got = submission.relayout(x, spec, **sizes)
+            assert_close(got, x, what=f"relayout(x, {spec!r})")
+            assert_view(got, x, what=f"relayout(x, {spec!r})")
+
+    @pytest.mark.points(1, "value")
+    def test_name_twice(self, submission):
+        """A name twice on one side raises a ValueError that contains it."""
+        x = torch.randn(3, 3)
+        for spec in ("row row -> row", "row row -> row row", "(row row) b -> b row"):
+            assert_raises(ValueError, submission.relayout, x, spec, text="row")
+        for spec in ("row b -> row row b", "row b -> (b row) row"):
+            assert_raises(ValueError, submission.relayout, x, spec, text="row")
+
+    @pytest.mark.points(1, "value")
+    def test_one_side_only(self, submission):
+        """A name on one side only raises a ValueError that contains it."""
+        for shape, spec in (
+            ((2, 3), "a row -> a"),
+            ((2, 1), "a row -> a"),
+            ((2, 3), "a b -> a b row"),
+            ((2, 3), "a b -> (a row) b"),
+            ((2, 3), "row b -> b"),
+        ):
+            assert_raises(ValueError, submission.relayout, torch.randn(shape), spec, text="row")
+        assert_raises(
+            ValueError, submission.relayout, torch.randn(2, 3), "a b -> a b row", text="row", row=5
+        )
+
+    @pytest.mark.points(1, "value")
+    def test_keyword_that_is_no_axis(self, submission):
+        """A keyword that is no axis raises a ValueError that contains it."""
+        x = torch.randn(2, 6)
+        for spec, sizes in (
+            ("a b -> b a", {"row": 2}),
+            ("a b -> b a", {"row": 1}),
+            ("a (h w) -> a h w", {"h": 2, "row": 3}),
+        ):
+            assert_raises(ValueError, submission.relayout, x, spec, text="row", **sizes)
+
+    @pytest.mark.points(1, "value")
+    def test_two_unknown(self, submission):
+        """Two unknown sizes in a group raise a ValueError that names one of the group."""
+        for shape, spec, sizes in (
+            ((6, 2), "(row pix) b -> row pix b", {}),
+            ((7, 2), "(row pix) b -> row pix b", {}),
+            ((30, 2), "(row pix deep) b -> row pix b deep", {"deep": 5}),
+        ):
+            x = torch.randn(shape)
+            assert_raises(
+                ValueError, submission.relayout, x, spec, text=("row", "pix", "deep"), **sizes
+            )
+
+    @pytest.mark.points(1, "value")
+    def test_sizes_that_do_not_fit(self, submission):
+        """Sizes that don't fit their axis raise a ValueError that names one of the group."""
+        for shape, spec, sizes in (
+            ((7, 2), "(row pix) b -> row pix b", {"row": 2}),
+            ((7, 2), "(row pix) b -> row pix b", {"pix": 3}),
+            ((4, 2), "(row pix) b -> row pix b", {"row": 8}),
+            ((12, 2), "(row pix) b -> row pix b", {"row": 2, "pix": 3}),
+            ((6, 2), "(row pix deep) b -> row pix b deep", {"row": 2, "pix": 2}),
+        ):
+            x = torch.randn(shape)
+            assert_raises(
+                ValueError, submission.relayout, x, spec, text=("row", "pix", "deep"), **sizes
+            )
+
+    @pytest.mark.points(1, "gradient")
+    @pytest.mark.after("test_together")
+    def test_gradient(self, submission):
+        """Gradients come back to where the elements came from."""
+        for shape, spec, sizes in (
+            ((2, 3, 10), "b t (h d) -> b h t d", {"h": 5}),
+            ((2, 3, 4, 6), "b c (h p) (w q) -> b (h w) (c p q)", {"p": 2, "q": 2}),
+        ):
+            x = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+            leaf = x.clone().requires_grad_()
+            out = submission.relayout(leaf, spec, **sizes)
+            upstream = torch.randn_like(out)
+            expect(
+                out.requires_grad,
+                "the result does not depend on x for autograd: the graph was cut",
+                id="gradient.cut",
+            )
+            (gradient,) = torch.autograd.grad(out, leaf, upstream)
+            expected = torch.empty_like(x).flatten()
+            expected[out.detach().flatten().long()] = upstream.flatten()
+            assert_close(gradient, expected.reshape(shape), what=f"the gradient of {spec!r}")
+
+    @pytest.mark.points(1, "structure")
+    @pytest.mark.after("test_permutes")
+    def test_forbidden(self, submission):
+        """einops is not asked for the answer."""
+        with no_einops():
+            submission.relayout(torch.randn(2, 3), "a b -> b a")
+            submission.relayout(torch.randn(6, 3), "(a b) c -> b (c a)", a=2)
