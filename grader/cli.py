@@ -100,6 +100,12 @@ def parser() -> argparse.ArgumentParser:
     reset = verb("reset", "put the stub back; your answer is kept", _reset)
     reset.add_argument("exercise", help="the exercise")
     reset.add_argument("-y", "--yes", action="store_true", help="don't ask")
+    notebook = verb("notebook", "the answer as a notebook, or back as a script", _notebook)
+    notebook.add_argument("exercise", help="the exercise")
+    notebook.add_argument(
+        "--to-script", action="store_true", help="write the script from the notebook"
+    )
+    notebook.add_argument("-y", "--yes", action="store_true", help="don't ask")
     history = verb("history", "attempts: list, compare, bring one back", _history)
     history.add_argument("exercise", nargs="?", help="the exercise; all if left out")
     history.add_argument(
@@ -273,6 +279,14 @@ def _reset(arguments: argparse.Namespace) -> int:
     from grader import learner
 
     return learner.reset(_desk(arguments), arguments.exercise, is_sure=arguments.yes)
+
+
+def _notebook(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.notebook(
+        _desk(arguments), arguments.exercise, is_back=arguments.to_script, is_sure=arguments.yes
+    )
 
 
 def _history(arguments: argparse.Namespace) -> int:

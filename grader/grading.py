@@ -112,7 +112,9 @@ def grade(
         on_start(environment)
 
     def ended(name: str, raw: runner.RawRun) -> None:
-        outcome = verdict.outcome(by_name[name], raw, limits, file, text, places)
+        outcome = submission.located(
+            verdict.outcome(by_name[name], raw, limits, file, text, places)
+        )
         told[name] = outcome
         on_outcome(outcome)
 
@@ -130,12 +132,14 @@ def grade(
     raw = runner.run(lambda: backend(exercise, options.device), job, ready, ended)
     on_cpu_seconds(raw.cpu_seconds)
     _hold_to_suite(exercise, raw)
-    fault = verdict.fault(raw, limits, file, text)
+    fault = submission.located_fault(verdict.fault(raw, limits, file, text))
     outcomes = []
     if fault is None:
         for check in checks:
             if check.name not in told:
-                outcome = verdict.outcome(check, raw, limits, file, text, places)
+                outcome = submission.located(
+                    verdict.outcome(check, raw, limits, file, text, places)
+                )
                 on_outcome(outcome)
                 told[check.name] = outcome
             outcomes.append(told[check.name])

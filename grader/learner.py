@@ -23,6 +23,7 @@ from grader.model import (
     Check,
     Environment,
     Exercise,
+    Fault,
     Outcome,
     Status,
     Verdict,
@@ -101,6 +102,7 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
     from grader import console
 
     ids = selection.exercises(desk.course, words)
+    named = selection.paths(desk.course, words)
     graded: list[tuple[Exercise, Attempt]] = []
     documents = []
     with _history_or_warning(desk, is_wanted=choice.is_recorded) as kept:
@@ -108,7 +110,7 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
             if place and choice.shows_text and not choice.is_quiet:
                 desk.out.write()
             exercise = desk.course.exercise(id)
-            attempt, document = _grade_one(desk, kept, exercise, choice)
+            attempt, document = _grade_one(desk, kept, exercise, choice, named.get(id))
             graded.append((exercise, attempt))
             documents.append(document)
             if choice.stops_early and not _has_passed(attempt):
@@ -120,6 +122,61 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
         if choice.has_pages and choice.is_recorded and kept is not None:
             _write_pages(desk, kept, [exercise for exercise, _ in graded])
     return OK if all(_has_passed(attempt) for _, attempt in graded) else NOT_PASSED
+
+
+def grade_file(desk: Desk, exercise: Exercise, choice: Choice, path: Path | None) -> Attempt:
+    """Grade one script or notebook as an answer; what is not recorded leaves nothing behind.
+
+    Args:
+        desk: what is said goes to its terminals.
+        exercise: which.
+        choice: as for the command.
+        path: None: what the learner wrote last in the exercise's folder.
+    """
+    if not choice.is_recorded:
+        return _grade_one(desk, None, exercise, choice, path)[0]
+    with _history_or_warning(desk, is_wanted=True) as kept:
+        attempt, _ = _grade_one(desk, kept, exercise, choice, path)
+        if choice.has_pages and kept is not None:
+            _write_pages(desk, kept, [exercise])
+    return attempt
+
+
+def notebook(desk: Desk, word: str, *, is_back: bool, is_sure: bool) -> int:
+    """Write the notebook from the script, or the script from the notebook; what was there is kept.
+
+    Raises:
+        UsageError: there is nothing to write it from, or nobody wants it replaced.
+    """
+    from grader import notebook as notebooks
+    from grader import source
+
+    exercise = _exercise(desk, word)
+    script, path = exercise.submission, notebooks.path_of(exercise)
+    names = [desk.course.display(script), desk.course.display(path)]
+    old = notebooks.load(path, names[1]) if is_back or path.exists() else None
+    if isinstance(old, Fault):
+        raise UsageError(f"{old.text}; nothing was changed")
+    code = notebooks.module_of(old, names[1]).text if old is not None else None
+    text = source.read_text(script, names[0])
+    if is_back:
+        assert code is not None
+        made, target = code, script
+    else:
+        if isinstance(text, Fault):
+            raise UsageError(f"{text.text}; grade reset {exercise.id} puts the stub there")
+        new = notebooks.of(exercise, text, _statement(exercise))
+        made, target = notebooks.dumps(notebooks.updated(new, old) if old else new), path
+    origin = path if is_back else script
+    if target.exists() and code != text and target.stat().st_mtime_ns > origin.stat().st_mtime_ns:
+        question = f"{target.name} is newer than {origin.name}. Replace it? It is kept."
+        option = " --to-script" if is_back else ""
+        _make_sure(desk, question, f"grade notebook {exercise.id}{option} -y", is_sure=is_sure)
+    if target.exists() and code != text:
+        _keep(desk, exercise, {target.name: files.read(target)}, "notebook")
+    files.replace(target, made)
+    desk.out.write(f"Written: {desk.course.display(target)}, from {origin.name}")
+    return OK
 
 
 def overview(desk: Desk) -> int:
@@ -325,15 +382,15 @@ def reference_of(exercise: Exercise) -> dict[str, str]:
 
 
 def _grade_one(
-    desk: Desk, kept: History | None, exercise: Exercise, choice: Choice
+    desk: Desk, kept: History | None, exercise: Exercise, choice: Choice, path: Path | None = None
 ) -> tuple[Attempt, dict[str, Any]]:
     """Grade one exercise; the attempt, and the same as JSON."""
-    from grader import console, grading, runner, source
+    from grader import console, grading, runner
 
     before = kept.attempts(exercise.id) if kept is not None else []
     previous = roadmap.statuses_after(before)
     options = replace(_options(exercise, choice, previous), modules=_provided(desk, kept, exercise))
-    submission = source.read(exercise, root=desk.course.root)
+    submission = _submission(desk, exercise, path)
     page = desk.course.display(desk.course.reports / f"{exercise.id}.html")
     if not choice.has_pages or not choice.is_recorded or kept is None:
         page = ""
@@ -367,6 +424,26 @@ def _grade_one(
         report.finish(attempt, _closing(desk, kept, exercise, attempt, submission, before, page))
     seen = kept.hints_seen(exercise.id) if kept is not None else {}
     return attempt, records.result(exercise, attempt, previous=previous, hints_seen=seen)
+
+
+def _submission(desk: Desk, exercise: Exercise, path: Path | None) -> source.Submission:
+    """The file that is named, else the newer one of script and notebook."""
+    from grader import notebook as notebooks
+    from grader import source
+
+    root = desk.course.root
+    script, other = exercise.submission, notebooks.path_of(exercise)
+    if path is not None or not other.exists():
+        if path is not None and path.suffix == ".ipynb":
+            return notebooks.read(exercise, path, root)
+        return source.read(exercise, path, root)
+    written = source.read(exercise, root=root)
+    shown = notebooks.read(exercise, other, root)
+    is_newer = notebooks.is_newer(exercise)
+    if written.files.get(script.name) != shown.files.get(script.name) and script.exists():
+        newer, older = (other, script) if is_newer else (script, other)
+        desk.warn(f"{newer.name} is newer than {older.name}, so it is what is graded")
+    return shown if is_newer else written
 
 
 def _provided(desk: Desk, kept: History | None, exercise: Exercise) -> dict[str, str]:
@@ -610,12 +687,17 @@ def _replace(desk: Desk, exercise: Exercise, texts: Mapping[str, str], reason: s
     """Keep the learner's files, then put `texts` in their place."""
     current = _current_files(exercise)
     if current:
-        with History.open(desk.database) as kept:
-            kept.save(exercise.id, current, reason, desk.now)
-            number = len(kept.saves(exercise.id))
-        desk.out.write(f"The old answer is kept: grade history {exercise.id} --restore s{number}")
+        _keep(desk, exercise, current, reason)
     for name, text in texts.items():
         files.replace(exercise.folder / name, text)
+
+
+def _keep(desk: Desk, exercise: Exercise, texts: Mapping[str, str], reason: str) -> None:
+    """Keep texts in the history, or raise, so that nothing is replaced that isn't kept."""
+    with History.open(desk.database) as kept:
+        kept.save(exercise.id, texts, reason, desk.now)
+        number = len(kept.saves(exercise.id))
+    desk.out.write(f"The old answer is kept: grade history {exercise.id} --restore s{number}")
 
 
 def _make_sure(desk: Desk, question: str, command: str, *, is_sure: bool) -> None:

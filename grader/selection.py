@@ -64,6 +64,23 @@ def task(exercise: Exercise, word: str) -> Task:
     raise UsageError(f"{exercise.id} has no task {word}{hint}")
 
 
+def paths(course: Course, words: Iterable[str]) -> dict[str, Path]:
+    """The files to grade that the words name themselves: id -> notebook or module.
+
+    Any notebook in an exercise's folder will do; a script is the module of its exercise.
+    """
+    found = {}
+    for word in words:
+        id = _id_of_path(course, word)
+        if id is None or not word.endswith((".py", ".ipynb")):
+            continue
+        places = [start / word for start in (Path.cwd(), course.root)]
+        path = next((place for place in places if place.exists()), places[0])
+        if path.suffix == ".ipynb" or path.name == course.exercise(id).files[0]:
+            found[id] = path
+    return found
+
+
 def _ids(course: Course, word: str, also: Sequence[str]) -> list[str]:
     if found := _id(course, word):
         return [found]

@@ -5,15 +5,26 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from grader import exercise_file
-from grader.model import Exercise, Fault, Line
+from grader.model import Exercise, Fault, Line, Outcome
 
 LARGEST = 2**20
 """Bytes of a file that are read; nothing a learner writes by hand is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a notebook, and where its lines stand in the module that is made of all cells."""
+
+    display: str  # "exercises/day23/self_attention.ipynb, cell 5"
+    first: int  # line of the module
+    count: int  # lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,24 @@ class Submission:
     open_tasks: tuple[str, ...] = ()
     todos: tuple[tuple[str, Line], ...] = ()  # (task, line), in the file's order
     fault: Fault | None = None
+    cells: tuple[Cell, ...] = ()  # of a notebook, in order; none of a script
+
+    def located(self, outcome: Outcome) -> Outcome:
+        """The outcome with its lines counted as the learner does: within a notebook's cells."""
+        if not self.cells:
+            return outcome
+
+        def frame(match: re.Match[str]) -> str:
+            place = locate(self.cells, Line(match[1], int(match[2]), ""))
+            return f'File "{place.file}", line {place.number}'
+
+        lines = tuple(locate(self.cells, line) for line in outcome.lines)
+        traceback = re.sub(r'File "([^"\n]+)", line (\d+)', frame, outcome.traceback)
+        return replace(outcome, lines=lines, traceback=traceback)
+
+    def located_fault(self, fault: Fault | None) -> Fault | None:
+        """The fault with its lines counted as the learner does."""
+        return _located_fault(self.cells, fault)
 
     @property
     def digest(self) -> str:
@@ -50,7 +79,7 @@ def read(exercise: Exercise, path: Path | None = None, root: Path | None = None)
     for name in exercise.files:
         own = name == exercise.files[0]
         place = path if own and path is not None else exercise.folder / name
-        display[name] = _display(place, root or exercise.folder.parent.parent)
+        display[name] = display_of(place, root or exercise.folder.parent.parent)
         text = read_text(place, display[name])
         if isinstance(text, Fault):
             if own:
@@ -60,27 +89,54 @@ def read(exercise: Exercise, path: Path | None = None, root: Path | None = None)
     return of(exercise, files, display)
 
 
-def of(exercise: Exercise, files: dict[str, str], display: dict[str, str]) -> Submission:
-    """The submission made of these texts."""
+def of(
+    exercise: Exercise,
+    files: dict[str, str],
+    display: dict[str, str],
+    cells: tuple[Cell, ...] = (),
+) -> Submission:
+    """The submission made of these texts, the module perhaps of a notebook's cells."""
     module = exercise.files[0]
     fault = syntax_fault(files[module], display[module])
     if fault is not None:
-        return Submission(files, display, fault=fault)
+        return Submission(files, display, fault=_located_fault(cells, fault), cells=cells)
     names = {task.number: task.name for task in exercise.tasks}
     lines = files[module].splitlines()
     todos = tuple(
         (
             names[todo.task],
-            Line(display[module], todo.line, todo.words or lines[todo.line - 1].strip()),
+            locate(
+                cells, Line(display[module], todo.line, todo.words or lines[todo.line - 1].strip())
+            ),
         )
         for todo in exercise_file.todos(files[module])
         if todo.task in names
     )
     still_open = tuple(dict.fromkeys(name for name, _ in todos))
-    return Submission(files, display, still_open, todos)
+    return Submission(files, display, still_open, todos, cells=cells)
 
 
-def read_text(path: Path, display: str) -> str | Fault:
+def locate(cells: Sequence[Cell], line: Line) -> Line:
+    """A line of the module where its notebook has it; the line itself where there are no cells."""
+    for cell in cells:
+        if cell.first <= line.number < cell.first + cell.count:
+            return replace(line, file=cell.display, number=line.number - cell.first + 1)
+    return line
+
+
+def _located_fault(cells: Sequence[Cell], fault: Fault | None) -> Fault | None:
+    if fault is None or fault.line is None or not cells:
+        return fault
+    place = locate(cells, Line(fault.file, fault.line, ""))
+    around_it = (locate(cells, line) for line in fault.source)
+    own = tuple(line for line in around_it if line.file == place.file)
+    note = fault.note
+    if found := re.fullmatch(r"opened on line (\d+)", note):
+        note = f"opened on line {locate(cells, Line(fault.file, int(found[1]), '')).number}"
+    return replace(fault, file=place.file, line=place.number, source=own, note=note)
+
+
+def read_text(path: Path, display: str, largest: int = LARGEST) -> str | Fault:
     """The text of a regular UTF-8 file of at most 1 MB, or why it is none.
 
     A byte order mark is dropped, line ends become `\\n`.
@@ -100,13 +156,13 @@ def read_text(path: Path, display: str) -> str | Fault:
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         return Fault("unreadable", f"{display} is {what}; a Python file is expected", display)
     with os.fdopen(number, "rb") as stream:
-        if status.st_size > LARGEST:
-            size = status.st_size / 2**20
+        if status.st_size > largest:
+            size, most = status.st_size / 2**20, largest // 2**20
             return Fault(
-                "too large", f"{display} has {size:.1f} MB; at most 1 MB is graded", display
+                "too large", f"{display} has {size:.1f} MB; at most {most} MB is graded", display
             )
         try:
-            data = stream.read(LARGEST + 1)
+            data = stream.read(largest + 1)
         except OSError as error:
             return Fault("unreadable", f"{display} cannot be read: {error.strerror}", display)
     try:
@@ -175,7 +231,8 @@ def around(lines: list[str], number: int, display: str, before: int = 2) -> tupl
     return tuple(Line(display, n, lines[n - 1]) for n in range(first, last + 1))
 
 
-def _display(path: Path, root: Path) -> str:
+def display_of(path: Path, root: Path) -> str:
+    """A path as the learner knows it: from the course's folder."""
     try:
         return Path(os.path.abspath(path)).relative_to(root.resolve()).as_posix()  # noqa: PTH100
     except ValueError:
