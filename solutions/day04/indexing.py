@@ -1,0 +1,152 @@
+"""Day 4: which indexing copies, and how to gather, scatter and mask without loops."""
+
+import math
+
+import torch
+from torch import Tensor
+
+EXPRESSIONS = (
+    "x[1]",
+    "x[0:1]",
+    "x[:, ::2]",
+    "x[..., None]",
+    "x[[1]]",
+    "x[:, [0, 2]]",
+    "x[x > 0]",
+    "x[torch.tensor(1)]",
+    "x.mT",
+    "x.flatten()",
+    "x.transpose(0, 1).reshape(-1)",
+    "x.expand(5, 2, 3, 4)",
+    "x.diagonal()",
+    "x.unfold(2, 2, 1)",
+    "x.chunk(2)[0]",
+    "x.contiguous()",
+    "x.to(torch.float32)",
+    "x.detach()",
+    "x.clone()",
+    "x.repeat(1, 1, 1)",
+    "torch.stack(list(x))",
+)
+
+
+def view_or_copy() -> dict[str, str]:
+    """Predict for each of the `EXPRESSIONS` whether its result shares memory with `x`.
+
+    `x` is a contiguous float32 tensor of shape (2, 3, 4).
+
+    Returns:
+        The expressions, exactly as they are printed above, and for each "view" (the result shares
+        memory with `x`, or is `x` itself) or "copy".
+    """
+    ### BEGIN SOLUTION 1: view or copy
+    copies = {
+        "x[[1]]",
+        "x[:, [0, 2]]",
+        "x[x > 0]",
+        "x.transpose(0, 1).reshape(-1)",
+        "x.clone()",
+        "x.repeat(1, 1, 1)",
+        "torch.stack(list(x))",
+    }
+    return {each: "copy" if each in copies else "view" for each in EXPRESSIONS}
+    ### END SOLUTION
+
+
+def take_per_row(x: Tensor, idx: Tensor) -> Tensor:
+    """Row `idx[b, j]` of `x[b]` for every b and j.
+
+    Args:
+        x: (batch, n, feat)
+        idx: (batch, k), int64, from -n to n - 1; negative ones count from the end. `k` may be 0
+            or larger than `n`.
+
+    Returns:
+        (batch, k, feat). Gradients flow to `x`; where a row was taken more than once they add up.
+    """
+    ### BEGIN SOLUTION 2: the rows that each batch entry asks for
+    batch = torch.arange(len(x), device=x.device)
+    return x[batch[:, None], idx]
+    ### END SOLUTION
+
+
+def histogram_add(bins: Tensor, idx: Tensor, w: Tensor) -> Tensor:
+    """A new tensor: `bins` plus every weight, added to its bin.
+
+    Args:
+        bins: (n,), integer or float; not changed.
+        idx: (m,), int64: the bin of each weight. The same bin may come more than once.
+        w: (m,), the weights, in the dtype of `bins`.
+
+    Returns:
+        (n,), in the dtype of `bins`. Gradients flow to `bins` and `w`.
+
+    Raises:
+        IndexError or RuntimeError: an index is n or more.
+    """
+    ### BEGIN SOLUTION 3: bins and all the weights
+    return bins.index_add(0, idx, w)
+    ### END SOLUTION
+
+
+def attention_mask(lengths: Tensor, seq: int, window: int | None = None) -> Tensor:
+    """Which keys each query may attend to: causal, no padding, at most `window` steps back.
+
+    Args:
+        lengths: (batch,), int64, 0 <= lengths[b] <= seq.
+        seq: number of queries, and of keys; at least 1.
+        window: at least 1; None means no limit.
+
+    Returns:
+        (batch, 1, seq, seq), bool, on the device of `lengths`. Entry [b, 0, i, j] is True where
+        query i may attend to key j: j <= i, j < lengths[b], and i - j < window.
+    """
+    ### BEGIN SOLUTION 4: three conditions on query and key
+    step = torch.arange(seq, device=lengths.device)
+    query, key = step[:, None], step
+    allowed = key <= query
+    if window is not None:
+        allowed = allowed & (query - key < window)
+    return allowed & (key < lengths[:, None, None, None])
+    ### END SOLUTION
+
+
+def top_p_filter(logits: Tensor, p: float) -> Tensor:
+    """Keep each row's most probable tokens, as few as reach a probability of `p`.
+
+    Args:
+        logits: (batch, vocab); entries may be -inf, though not a whole row.
+        p: 0 <= p <= 1.
+
+    Returns:
+        (batch, vocab), in the dtype of `logits`: kept logits unchanged and in their places, all
+        others -inf. The most probable token is always kept.
+    """
+    ### BEGIN SOLUTION 5: keep the nucleus
+    probability, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probability.cumsum(dim=-1) - probability
+    removed = before >= p
+    removed[:, 0] = False  # also where p is 0
+    return logits.masked_fill(removed.scatter(1, order, removed), -math.inf)
+    ### END SOLUTION
+
+
+def segment_softmax(x: Tensor, seg: Tensor, n: int) -> Tensor:
+    """Softmax over all rows of the same segment, per head.
+
+    Args:
+        x: (m, heads); m may be 0.
+        seg: (m,), int64, from 0 to n - 1, in any order; some segments may have no rows.
+        n: number of segments.
+
+    Returns:
+        (m, heads), in the dtype of `x`: in each segment, every head's entries sum to 1.
+    """
+    ### BEGIN SOLUTION 6: softmax within each segment
+    index = seg[:, None].expand_as(x)
+    highest = x.new_full((n, x.shape[1]), -math.inf)
+    highest = highest.scatter_reduce(0, index, x.detach(), "amax")
+    weight = (x - highest[seg]).exp()
+    total = weight.new_zeros(highest.shape).index_add(0, seg, weight)
+    return weight / total[seg]
+    ### END SOLUTION
