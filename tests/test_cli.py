@@ -59,7 +59,7 @@ class Engine:
         self.error: BaseException | None = None
         self.error_after = 0
 
-    def grade(self, exercise, submission, options, on_start, on_outcome):
+    def grade(self, exercise, submission, options, on_start, on_outcome, backend=None):
         self.calls.append((exercise.id, options))
         attempt = samples.attempt(
             (), exercise=exercise.id, files=submission.files, open_tasks=submission.open_tasks
