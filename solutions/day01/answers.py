@@ -151,7 +151,7 @@ def ramp_includes_n(reference: str) -> str:
     return reference.replace("torch.arange(n, ", "torch.arange(n + 1, ")
 
 
-@rejected("make_tensors", by=("test_dtypes", "test_values"), says="eye")
+@rejected("make_tensors", by="test_dtypes", says="eye")
 def float_eye(reference: str) -> str:
     return reference.replace("torch.eye(n, dtype=torch.bool, ", "torch.eye(n, ")
 
@@ -429,7 +429,9 @@ def promotes_within_a_rank(reference: str) -> str:
 def a_table_made_at_import(reference: str) -> str:
     return reference.replace(
         "    if a_ndim == rank:\n",
-        "    if a_ndim == rank and (a, b) in TABLE:\n        return TABLE[a, b]\n    if a_ndim == rank:\n",
+        "    if a_ndim == rank and (a, b) in TABLE:\n"
+        "        return TABLE[a, b]\n"
+        "    if a_ndim == rank:\n",
     ) + (
         "\n\nTABLE = {\n"
         "    (a, b): torch.promote_types(a, b)\n"
@@ -504,11 +506,9 @@ def variance(reference: str) -> str:
 @rejected("safe_mean_std", by="test_half", says="rounded to the dtype of x")
 def rounds_half(x):
     if not x.is_floating_point():
-        x = x.double()
+        return x.double().mean().float(), x.double().std(correction=0).float()
     out = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if x.dtype in (torch.float16, torch.bfloat16):
-        return x.mean().float(), x.std(correction=0).float()
-    return x.mean().float(), x.std(correction=0).float()
+    return x.mean().to(out), x.std(correction=0).to(out)
 
 
 @rejected("safe_mean_std", by="test_half")
@@ -565,7 +565,7 @@ def always_float32(x):
     return x.double().mean().float(), x.double().std(correction=0).float()
 
 
-@rejected("safe_mean_std", by="test_result_dtype", says="bfloat16")
+@rejected("safe_mean_std", by="test_result_dtype", says="float16")
 def the_dtype_of_x(x):
     out = x.dtype if x.is_floating_point() else torch.float32
     return x.double().mean().to(out), x.double().std(correction=0).to(out)
@@ -600,13 +600,6 @@ def zero_for_nothing(reference: str) -> str:
 @rejected("safe_mean_std", by="test_leaves_x_alone")
 def subtracts_in_place(reference: str) -> str:
     return reference.replace("(x - mean)", "x.sub_(mean)")
-
-
-@rejected("safe_mean_std", by="test_device")
-def results_on_the_cpu(reference: str) -> str:
-    return reference.replace(
-        "return mean.to(result),", "return torch.zeros(()) + mean.to(result).cpu(),"
-    )
 
 
 @rejected("safe_mean_std", by="test_device", says="device")
@@ -781,7 +774,7 @@ def with_tensors_to_the_end(x):
 
 
 @accepted("quantise_u8")
-def with_torchs_quantiser(x):
+def with_zero_among_the_values(x):
     if x.numel() == 0 or float(x.abs().max()) == 0:
         return torch.zeros_like(x, dtype=torch.uint8), 1.0, 0
     values = torch.cat([x.flatten(), x.new_zeros(1)])
@@ -914,7 +907,7 @@ def range_without_zero(reference: str) -> str:
     )
 
 
-@rejected("quantise_u8", by="test_zero_is_exact", says="0.0")
+@rejected("quantise_u8", by="test_scale", says="leaves 0 out")
 def range_without_zero_and_no_zero(x):
     if not x.numel() or not x.any():
         return torch.zeros_like(x, dtype=torch.uint8), 1.0, 0
@@ -984,7 +977,9 @@ def a_float_zero(reference: str) -> str:
 
 @rejected("quantise_u8", by="test_types", says="scale is a Tensor")
 def a_tensor_scale(reference: str) -> str:
-    return reference.replace("(high - low) / 255", "torch.tensor((high - low) / 255)")
+    return reference.replace(
+        ".to(torch.uint8), scale, zero", ".to(torch.uint8), torch.tensor(scale), zero"
+    )
 
 
 @rejected("quantise_u8", by="test_types", says="float32")
@@ -1218,6 +1213,13 @@ def buffers_come_with_fit(reference: str) -> str:
 
 
 @rejected("Standardiser", by="test_state_dict", says="can't load")
+def buffers_are_registered_by_fit(reference: str) -> str:
+    return reference.replace(
+        '        self.register_buffer("std", torch.ones(features))\n', ""
+    ).replace("self.std.copy_(", 'self.register_buffer("std", ')
+
+
+@rejected("Standardiser", by="test_state_dict", says="can't load")
 def the_shape_comes_with_fit(reference: str) -> str:
     return reference.replace('"mean", torch.zeros(features)', '"mean", torch.zeros(())').replace(
         "self.mean.copy_(x.mean(0))", "self.mean = x.mean(0)"
@@ -1251,7 +1253,7 @@ class UsesTheStatisticsOfItsOwnX(Standardiser):
 
 
 @rejected("Standardiser", by=("test_value", "test_no_epsilon"))
-def columns_become_rows(reference: str) -> str:
+def adds_the_mean_in_forward(reference: str) -> str:
     return reference.replace("(x - self.mean)", "(x + self.mean)")
 
 
@@ -1283,7 +1285,7 @@ def divides_by_zero(reference: str) -> str:
     return reference.replace("self.std.masked_fill(self.std == 0, 1)", "self.std")
 
 
-@rejected("Standardiser", by=("test_constant_column", "test_constant_column_comes_back"))
+@rejected("Standardiser", by="test_constant_column")
 def leaves_constant_columns_as_they_are(reference: str) -> str:
     return reference.replace(
         "(x - self.mean) / self.std.masked_fill(self.std == 0, 1)",
@@ -1344,7 +1346,7 @@ def integers_stay_integers(reference: str) -> str:
     )
 
 
-@rejected("Standardiser", by="test_before_fit", says="fit")
+@rejected("Standardiser", by="test_before_fit", says="RuntimeError")
 def silent_before_fit(reference: str) -> str:
     return reference.replace("if not self.fitted:", "if False:")
 
