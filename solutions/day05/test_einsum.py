@@ -85,8 +85,9 @@ def reading(spec: str) -> str:
             said.append(f"{letter} stands twice in one operand: its diagonal")
     summed = [letter for letter in letters if letter not in output]
     if summed:
+        named = " and ".join(filter(None, (", ".join(summed[:-1]), summed[-1])))
         verb = "is" if len(summed) == 1 else "are"
-        said.append(f"{' and '.join(summed)} {verb} missing on the right, so summed over")
+        said.append(f"{named} {verb} missing on the right, so summed over")
     else:
         said.append("every letter stands on the right, so nothing is summed")
     return "; ".join(said)
@@ -115,14 +116,12 @@ def check_string(
         lists = [operand.tolist() for operand in operands]
         expected = loop_oracle(shape, lambda *index, lists=lists: element(lists, *index))
         size = tuple(got.shape)
-        result = f"shape {size}" if size != shape else f"other values of shape {size}"
+        result = f"shape {size}; expected {shape}" if size != shape else "the wrong values"
         assert_close(
             got,
             expected,
             what=key,
-            explain={
-                f"{key}: `{spec}` gives {result} where {shape} is asked for: {reading(spec)}": got
-            },
+            explain={f"{key}: `{spec}` gives {result}: {reading(spec)}": got},
         )
 
 
@@ -381,7 +380,7 @@ class TestEinsumLite:
     @pytest.mark.points(3, "value")
     def test_one_operand(self, submission):
         """One operand is permuted and summed."""
-        specs = ["a->a", "ab->a", "ab->b", "ab->ba", "abc->cb"]
+        specs = ["a->a", "ba->b", "ba->a", "ba->ab", "ba->ba", "cab->bc"]
         specs += sorted((random_spec(1) for _ in range(15)), key=len)
         smallest(lambda spec: check_spec(submission, spec), specs)
 
@@ -682,8 +681,8 @@ def greedy(shapes: Chain) -> int:
 
 # Of these the greedy choice is not the cheapest, nor is left to right.
 TRAPS: list[Chain] = [
-    [(2, 3), (3, 5), (5, 2)],
-    [(3, 2), (2, 5), (5, 7), (7, 3)],
+    [(2, 3), (3, 5), (5, 2), (2, 2)],
+    [(3, 2), (2, 3), (3, 3), (3, 2)],
 ]
 
 
@@ -897,6 +896,9 @@ def known(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> dict[str, Callable[[
         "the sum is divided by the number of steps; divide by φ(q_n) · Σ φ(k_t)": (
             lambda: cut(pairs()) @ v / q.shape[2]
         ),
+        "an epsilon of 1e-6 was added below the line; the quotient needs none": (
+            lambda: cut(pairs()) @ v / (cut(pairs()).sum(-1, keepdim=True) + 1e-6)
+        ),
         "the feature map belongs on q and k, not on v": lambda: form(pairs(), phi(v)),
         "the feature map is missing on q and k": lambda: form(q @ k.mT),
         "the feature map is on q alone": lambda: form(phi(q) @ k.mT),
@@ -995,7 +997,6 @@ class TestLinearAttention:
                 check_attention(submission, *tokens(*sizes, dtype=dtype), causal=True)
 
     @pytest.mark.points(2, "value")
-    @pytest.mark.after("test_values")
     def test_small_features(self, submission):
         """Nothing is added below the line, which shows where the features are small."""
         q, k, v = tokens()
@@ -1159,7 +1160,7 @@ class TestLinearAttention:
             assert_runs_on_meta(submission.linear_attention, *tokens(), causal)
 
     @pytest.mark.points(2, "speed")
-    @pytest.mark.after("test_values", "test_no_square")
+    @pytest.mark.after("test_values")
     def test_speed(self, submission):
         """It takes at most 0.3 of the time of the quadratic form."""
 
