@@ -564,6 +564,10 @@ class FreshProcess:
             answer: Mapping[str, Any]
             try:
                 answer = self._child(fn)
+            except CheckFailed as error:
+                answer = {"failed": error.text, "id": error.id}
+            except NotImplementedError as error:
+                answer = {"open": str(error)}
             except BaseException as error:
                 answer = {"raised": f"{type(error).__name__}: {error}"}
             with os.fdopen(write, "w", encoding="utf-8") as stream:
@@ -581,6 +585,10 @@ class FreshProcess:
             raise CheckFailed("the process ended while the file was imported", id="process.ended")
         answer = json.loads(text)
         self.output = answer.get("output", "")
+        if "failed" in answer:
+            raise CheckFailed(answer["failed"], id=answer["id"])
+        if "open" in answer:
+            raise NotImplementedError(answer["open"])
         if "raised" in answer:
             raise CheckFailed(f"in a fresh process: {answer['raised']}", id="process.raised")
         return answer["value"]
