@@ -353,6 +353,11 @@ def merge_heads(x):
     return x.as_strided((batch, seq, heads * dim), (seq * heads * dim, heads * dim, 1))
 
 
+@rejected("heads", by=("test_leaves_x_alone",))
+def merge_heads(x):
+    return x.transpose_(1, 2).flatten(2)
+
+
 # --- can_view
 
 
@@ -916,6 +921,12 @@ def unpatch(patches, p, height, width):
     return F.pixel_shuffle(patches.data.mT.unflatten(2, (height // p, width // p)), p)
 
 
+@rejected("patches", by="test_leaves_its_argument_alone")
+def unpatch(patches, p, height, width):
+    patches.transpose_(1, 2)
+    return F.pixel_shuffle(patches.unflatten(2, (height // p, width // p)), p)
+
+
 # --- windows
 
 
@@ -1101,6 +1112,13 @@ def one_window_without_its_axis(x, k, step=1):
     if k >= x.shape[1]:
         return x.new_empty(len(x), 0, k, x.shape[2]) if k > x.shape[1] else x
     return x.unfold(1, k, step).transpose(2, 3)
+
+
+@rejected("windows", by="test_leaves_x_alone")
+def transposes_x_itself(x, k, step=1):
+    if k > x.shape[1]:
+        return x.new_empty(len(x), 0, k, x.shape[2])
+    return x.transpose_(1, 2).unfold(2, k, step).permute(0, 2, 3, 1)
 
 
 # --- relayout
@@ -1478,3 +1496,10 @@ def asks_einops(x, spec, **sizes):
 
     checked(x, spec, sizes)
     return rearrange(x, spec, **sizes)
+
+
+@rejected("relayout", by="test_leaves_x_alone")
+def squeezes_x_itself(x, spec, **sizes):
+    result = relayout_by_hand(x, spec, sizes)
+    x.squeeze_()
+    return result
