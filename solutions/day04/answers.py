@@ -258,7 +258,7 @@ def drops_the_sign(x, idx):
     return x[torch.arange(len(x))[:, None], idx.abs() % x.shape[1]]
 
 
-@rejected("take_per_row", by="test_negative")
+@rejected("take_per_row", by="test_negative", says="entry before")
 def flat_index_without_a_shift(x, idx):
     batch, n, feat = x.shape
     first = n * torch.arange(batch)[:, None]
@@ -844,8 +844,6 @@ def ascending_from_the_tail(logits, p):
     ordered, order = logits.sort(dim=-1)
     remove = ordered.softmax(-1).cumsum(-1) <= 1 - p
     remove[:, -1:] = False
-    if p >= 1:
-        return logits.clone()
     return logits.masked_fill(remove.scatter(1, order, remove), -math.inf)
 
 
@@ -872,6 +870,16 @@ def with_vmap_over_rows(logits, p):
     return torch.vmap(one)(logits)
 
 
+@accepted("top_p_filter")
+def with_topk_in_float64(logits, p):
+    ordered, order = logits.double().topk(logits.shape[-1], dim=-1)
+    probability = torch.softmax(ordered, dim=-1)
+    before = torch.cumsum(probability, dim=-1) - probability
+    first = torch.arange(logits.shape[-1], device=logits.device) == 0
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, (before < p) | first)
+    return torch.where(kept, logits, -math.inf)
+
+
 @rejected("top_p_filter", by=("test_order", "test_values"), says="by their place")
 def does_not_scatter_back(logits, p):
     probability = logits.softmax(-1).sort(-1, descending=True).values
@@ -889,7 +897,7 @@ def returns_sorted_logits(logits, p):
     return ordered.masked_fill(remove, -math.inf)
 
 
-@rejected("top_p_filter", by=("test_order", "test_values"))
+@rejected("top_p_filter", by=("test_order", "test_values"), says="scattered by it")
 def gathers_instead_of_scattering(logits, p):
     probability, order = logits.softmax(-1).sort(-1, descending=True)
     remove = probability.cumsum(-1) - probability >= p
@@ -1165,6 +1173,31 @@ def with_a_small_number_below(x, seg, n):
     return weight / (total[seg] + 1e-16)
 
 
+@accepted("segment_softmax")
+def with_vmap_over_the_heads(x, seg, n):
+    def one(head):
+        highest = torch.full((n,), -math.inf, dtype=x.dtype, device=x.device)
+        highest = highest.scatter_reduce(0, seg, head, "amax")
+        weight = torch.exp(head - highest[seg])
+        total = torch.zeros(n, dtype=x.dtype, device=x.device).scatter_add(0, seg, weight)
+        return weight / total[seg]
+
+    return torch.vmap(one, in_dims=1, out_dims=1)(x)
+
+
+@accepted("segment_softmax")
+def with_the_segments_sorted(x, seg, n):
+    if not len(x):
+        return x.clone()
+    order = seg.argsort(stable=True)
+    own, rows = seg[order], x[order]
+    highest = x.new_full((n, x.shape[1]), -math.inf)
+    highest = highest.index_reduce(0, own, rows.detach(), "amax")
+    weight = (rows - highest[own]).exp()
+    total = x.new_zeros(n, x.shape[1]).index_add(0, own, weight)
+    return (weight / total[own])[order.argsort()]
+
+
 def by_maximum(x, seg, n, highest):
     """The softmax of a segment, with what is subtracted given row by row."""
     weight = (x - highest).exp()
@@ -1231,7 +1264,7 @@ def divides_by_the_sum_of_all_heads(reference: str) -> str:
     return reference.replace("weight / total[seg]", "weight / total.sum(1, keepdim=True)[seg]")
 
 
-@rejected("segment_softmax", by=("test_values", "test_sums"))
+@rejected("segment_softmax", by=("test_values", "test_sums"), says="last of its weights")
 def adds_by_index_assignment(x, seg, n):
     index = seg[:, None].expand_as(x)
     highest = x.new_full((n, x.shape[1]), -math.inf).scatter_reduce(0, index, x, "amax")

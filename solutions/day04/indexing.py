@@ -101,7 +101,7 @@ def attention_mask(lengths: Tensor, seq: int, window: int | None = None) -> Tens
         (batch, 1, seq, seq), bool, on the device of `lengths`. Entry [b, 0, i, j] is True where
         query i may attend to key j: j <= i, j < lengths[b], and i - j < window.
     """
-    ### BEGIN SOLUTION 4: three conditions on query and key
+    ### BEGIN SOLUTION 4: who may attend to whom
     step = torch.arange(seq, device=lengths.device)
     query, key = step[:, None], step
     allowed = key <= query

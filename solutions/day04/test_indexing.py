@@ -216,6 +216,9 @@ def check_rows(submission, x: Tensor, idx: Tensor) -> None:
             "the indices of batch entry 0 were used for every batch entry": x[:, idx[0]],
             "the rows were counted through the whole batch, so they come from x[0]; row b of idx "
             "belongs to x[b]": x.reshape(-1, feat)[idx],
+            "a negative index runs into the batch entry before; -1 is the last row of its own": (
+                x.reshape(-1, feat)[idx + n * torch.arange(batch)[:, None]]
+            ),
             "negative indices were replaced by 0; -1 is the last row": x[
                 torch.arange(batch)[:, None], idx.clamp_min(0)
             ],
@@ -311,7 +314,7 @@ class TestTakePerRow:
 
     @pytest.mark.points(2, "gradient")
     def test_gradient(self, submission):
-        """Gradients reach x, and those of a row that was taken twice add up."""
+        """Gradients reach x, and those of repeated rows add up."""
         idx = torch.tensor([[0, 2, 0, 0], [4, 1, 4, 2]])
         x = torch.randn(2, 5, 3, dtype=torch.float64)
         assert_gradients_close(
@@ -323,7 +326,7 @@ class TestTakePerRow:
 
     @pytest.mark.points(1, "structure")
     def test_no_loop(self, submission):
-        """The number of operations grows neither with the batch nor with k."""
+        """A larger batch or k takes no more operations."""
         for make in (
             lambda size: (torch.randn(size, 5, 2), rand_ints(size, 3, high=5)),
             lambda size: (torch.randn(2, 5, 3), rand_ints(2, size, high=5)),
@@ -422,7 +425,12 @@ class TestHistogramAdd:
     def test_one_bin(self, submission):
         """If all indices are the same, that bin gets all the weights."""
         for n, place in ((3, 1), (5, 0)):
-            check_bins(submission, torch.randn(n), torch.full((7,), place), torch.randn(7))
+            check_bins(
+                submission,
+                torch.randn(n, dtype=torch.float64),
+                torch.full((7,), place),
+                torch.randn(7, dtype=torch.float64),
+            )
 
     @pytest.mark.points(1, "value")
     def test_integers(self, submission):
@@ -491,7 +499,7 @@ class TestHistogramAdd:
 
     @pytest.mark.points(1, "structure")
     def test_no_loop(self, submission):
-        """The number of operations grows neither with the weights nor with the bins."""
+        """More weights or bins take no more operations."""
         for make in (
             lambda size: (torch.randn(5), rand_ints(size, high=5), torch.randn(size)),
             lambda size: (torch.randn(size), rand_ints(11, high=5), torch.randn(11)),
@@ -578,12 +586,12 @@ class TestAttentionMask:
 
     @pytest.mark.points(2, "value")
     def test_causal(self, submission):
-        """Without padding and window, each query attends to itself and what is before."""
+        """Each query attends to itself and to what is before."""
         cases_of(submission, {"lengths": [3], "seq": 3}, {"lengths": [5, 5], "seq": 5})
 
     @pytest.mark.points(2, "value")
     def test_padding(self, submission):
-        """Padding masks keys, and the rows of padded queries follow the same formula."""
+        """Padding masks keys only, for padded queries too."""
         cases_of(
             submission,
             {"lengths": [1], "seq": 3},
@@ -606,7 +614,7 @@ class TestAttentionMask:
         """With window 1 the mask of a full row is the diagonal."""
         cases_of(
             submission,
-            {"lengths": [2], "seq": 2, "window": 1},
+            {"lengths": [3], "seq": 3, "window": 1},
             {"lengths": [5, 5], "seq": 5, "window": 1},
         )
 
@@ -650,7 +658,7 @@ class TestAttentionMask:
 
     @pytest.mark.points(1, "structure")
     def test_no_loop(self, submission):
-        """The number of operations grows with neither batch, sequence nor window."""
+        """More batch, steps or window take no more operations."""
         for make in (
             lambda size: (torch.arange(size) % 5 + 1, 5, 3),
             lambda size: (torch.tensor([2, 5, size]), size, None),
@@ -734,6 +742,11 @@ def check_nucleus(submission, logits: Tensor, p: float, what: str = "the filtere
         ),
         "what was decided about the sorted tokens was applied to the tokens by their place in the "
         "vocabulary": only(logits, in_front),
+        "the decisions about the sorted tokens were gathered by the order of the sort; they have "
+        "to be scattered by it": logits.masked_fill(
+            (torch.arange(logits.shape[1]) >= torch.tensor(sizes)[:, None]).gather(1, order),
+            -math.inf,
+        ),
         "the least probable tokens were kept": only(logits, kept_in_order(logits, p, sign=1)),
         "the most probable tokens were removed and the others kept": torch.where(
             expected.isinf(), logits, -math.inf
@@ -852,7 +865,7 @@ class TestTopPFilter:
 
     @pytest.mark.points(1, "value")
     def test_ties(self, submission):
-        """Of equally probable tokens no more stay than needed, the same at every call."""
+        """Of equally probable tokens no more stay than needed."""
         for values, p, needed in (([0.0] * 5, 0.5, 3), ([1.0, 0.0, 1.0, 0.0, 1.0, 1.0], 0.3, 2)):
             logits = torch.tensor([values])
             first = assert_tensor(submission.top_p_filter(logits.clone(), p))
@@ -895,7 +908,7 @@ class TestTopPFilter:
 
     @pytest.mark.points(1, "structure")
     def test_no_loop(self, submission):
-        """The number of operations grows neither with the rows nor with the vocabulary."""
+        """More rows or tokens take no more operations."""
         for make in (
             lambda size: (torch.randn(size, 5), 0.7),
             lambda size: (torch.randn(3, size), 0.7),
@@ -918,7 +931,9 @@ def check_segments(submission, x: Tensor, seg: Tensor, n: int) -> None:
     """One segment softmax, with the known mistakes by name."""
     got = submission.segment_softmax(x.clone(), seg.clone(), n)
     expected = row_by_row(x.double(), seg)
-    count = (seg[:, None] == seg).sum(1)[:, None]
+    own = seg[:, None] == seg
+    count = own.sum(1)[:, None]
+    last = (own * torch.arange(len(x))).argmax(1)
     explain = {
         "each segment sums to its number of rows: the divisor is the mean of the segment, not the "
         "sum": expected * count,
@@ -928,6 +943,8 @@ def check_segments(submission, x: Tensor, seg: Tensor, n: int) -> None:
         "the softmax runs over the heads of a row; it should run over the rows of a segment": (
             x.double().softmax(1)
         ),
+        "each segment is divided by the last of its weights alone: `total[seg] += weight` reads "
+        "every place once, adds, and writes": expected / expected[last],
         "this is the logarithm of the softmax": expected.log(),
         "the weights aren't divided by the sum of their segment": x.double().exp(),
     }
@@ -1101,7 +1118,7 @@ class TestSegmentSoftmax:
 
     @pytest.mark.points(2, "structure")
     def test_no_loop(self, submission):
-        """The number of operations grows neither with the rows nor with the segments."""
+        """More rows or segments take no more operations."""
         for make in (
             lambda size: (torch.randn(3 * size, 2), torch.arange(3 * size) % 5, 5),
             lambda size: (torch.randn(41, 2), torch.arange(41) % size, size),
