@@ -306,6 +306,18 @@ def tampered(found: list[Any], source: loading.Source | None) -> Tampered:
     )
 
 
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Under plain pytest, without json-report: remember what `after` asks about."""
+    session = item.config.stash[SESSION]
+    if session.limits is None and (call.when == "call" or call.excinfo is not None):
+        status = Status.PASSED
+        if call.excinfo is not None:
+            is_skip = isinstance(call.excinfo.value, NeedsHardware)
+            status = Status.SKIPPED if is_skip else Status.FAILED
+        name = check_name(item)
+        session.results[name] = worst(session.results.get(name), status)
+
+
 # --- what a case says -------------------------------------------------------------------------
 
 
