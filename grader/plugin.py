@@ -179,7 +179,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         wanted = metafunc.config.stash[SESSION].device
         found = None if wanted == "cpu" else accelerator()
-        metafunc.parametrize("device", ["cpu", found] if found else ["cpu"], scope="session")
+        # Not of a wider scope: pytest would run these cases first, before what they stand on.
+        metafunc.parametrize("device", ["cpu", found] if found else ["cpu"])
 
 
 # --- a check, from start to record ------------------------------------------------------------
@@ -511,6 +512,9 @@ def _enter_scratch(item: pytest.Item, session: Session) -> None:
     """Under plain pytest: a folder with the exercise's other files, and the working folder."""
     if session.limits is not None:
         return
+    import torch
+
+    torch.set_num_threads(1)  # as in the worker
     if session.scratch is not None:
         shutil.rmtree(session.scratch, ignore_errors=True)
     session.scratch = Path(tempfile.mkdtemp(prefix="torch28-"))
