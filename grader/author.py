@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grader import files, handout, release, verify
+from grader import assignments, files, handout, release, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise
@@ -59,7 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     release = verbs.add_parser("release", help="write a learner's course without references")
     release.add_argument("folder", type=Path, metavar="DEST", help="an empty or new folder")
     release.add_argument("ids", nargs="*", metavar="ID", help="which exercises; all if none")
+    release.add_argument("--notebooks", action="store_true", help="the stubs as notebooks too")
     release.set_defaults(run=_release)
+
+    nbgrader = verbs.add_parser("nbgrader", help="write the sources of an nbgrader course")
+    nbgrader.add_argument("folder", type=Path, metavar="DEST", help="the nbgrader course's folder")
+    nbgrader.add_argument("ids", nargs="*", metavar="ID", help="which exercises; all if none")
+    nbgrader.set_defaults(run=_nbgrader)
     return parser
 
 
@@ -207,10 +213,18 @@ def _release(course: Course, arguments: argparse.Namespace) -> int:
     exercises = choose(course, arguments.ids)
     if not exercises:
         raise UsageError("the course has no exercises to release")
-    release.write(course, exercises, arguments.folder)
+    release.write(course, exercises, arguments.folder, has_notebooks=arguments.notebooks)
     count = len(exercises)
     print(f"{arguments.folder} has {count} {'exercise' if count == 1 else 'exercises'}.")
     print("Its suites are packed: out of sight, not secret (docs/hidden.md).")
+    return 0
+
+
+def _nbgrader(course: Course, arguments: argparse.Namespace) -> int:
+    exercises = choose(course, arguments.ids)
+    assignments.write(exercises, arguments.folder)
+    print(f"{arguments.folder}/source has {len(exercises)} of them, references included.")
+    print(f"Next: cd {arguments.folder}, then nbgrader generate_assignment {exercises[0].id}")
     return 0
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from grader import files, stubs
+from grader import files, notebook, stubs
 from grader.course import Course
 from grader.errors import CourseError, EnvironmentFault, UsageError
 from grader.model import Exercise
@@ -26,7 +26,7 @@ def of(exercise: Exercise) -> dict[str, str]:
     return stubs.of(exercise) | stubs.pages(exercise)
 
 
-def fresh(exercises: Iterable[Exercise]) -> dict[str, bytes]:
+def fresh(exercises: Iterable[Exercise], *, has_notebooks: bool = False) -> dict[str, bytes]:
     """Everything under `exercises/` of a new course: path below it -> content."""
     found: dict[str, str] = {}
     known: dict[str, str] = {}
@@ -36,6 +36,8 @@ def fresh(exercises: Iterable[Exercise]) -> dict[str, bytes]:
             known[f"{exercise.id}/{name}"] = digest(text)
             if name in exercise.files:
                 found[f"{PRISTINE}/{exercise.id}/{name}"] = text
+        if has_notebooks:
+            found[f"{exercise.id}/{notebook.path_of(exercise).name}"] = _as_notebook(exercise)
     found[DIGESTS] = _note(known)
     return {name: text.encode("utf-8") for name, text in found.items()}
 
@@ -98,6 +100,13 @@ def digest(text: str) -> str:
 def pristine_path(course: Course, id: str, name: str) -> Path:
     """Where the pristine text of a learner's file is kept."""
     return course.exercises_folder / PRISTINE / id / name
+
+
+def _as_notebook(exercise: Exercise) -> str:
+    statement = stubs.pages(exercise)["README.md"]
+    return notebook.dumps(
+        notebook.of(exercise, stubs.text_of(exercise, exercise.files[0]), statement)
+    )
 
 
 def _note(known: Mapping[str, str]) -> str:

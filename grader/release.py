@@ -36,7 +36,9 @@ __pycache__/
 """
 
 
-def write(course: Course, exercises: Sequence[Exercise], to: Path) -> None:
+def write(
+    course: Course, exercises: Sequence[Exercise], to: Path, *, has_notebooks: bool = False
+) -> None:
     """Write a release of some exercises into a folder.
 
     Raises:
@@ -47,16 +49,19 @@ def write(course: Course, exercises: Sequence[Exercise], to: Path) -> None:
     for parent in (root, *root.parents):
         if (parent / "course.toml").is_file() and not _is_release(parent, root):
             raise UsageError(f"{root} lies in the course {parent}; choose a folder outside it")
-    handout.put(root, contents(course, exercises))
+    handout.put(root, contents(course, exercises, has_notebooks=has_notebooks))
 
 
-def contents(course: Course, exercises: Sequence[Exercise]) -> dict[str, bytes]:
+def contents(
+    course: Course, exercises: Sequence[Exercise], *, has_notebooks: bool = False
+) -> dict[str, bytes]:
     """Everything of a release: path below its root -> bytes, the same for the same exercises.
 
     Raises:
         CourseError: a packed file holds a line of a reference.
     """
-    found = {f"exercises/{name}": data for name, data in handout.fresh(exercises).items()}
+    fresh = handout.fresh(exercises, has_notebooks=has_notebooks)
+    found = {f"exercises/{name}": data for name, data in fresh.items()}
     for exercise in exercises:
         packed = _packed(exercise)
         _hold_back(exercise, packed)

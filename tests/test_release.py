@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import zipfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grader import bundle, cli, handout, release, stubs
+from grader import bundle, cli, handout, notebook, release, stubs
 from grader import course as courses
 from grader.errors import CourseError, UsageError
 
@@ -315,3 +316,35 @@ def test_the_author_releases_by_id(course, tmp_path, capsys, monkeypatch):
     assert code == 0
     assert "has 1 exercise." in said
     assert courses.read(tmp_path / "out").ids == ("day01",)
+
+
+# Notebooks, and nbgrader
+
+
+def test_a_release_with_notebooks_has_each_stub_in_both_forms(course, tmp_path):
+    release.write(course, course.exercises(), tmp_path / "out", has_notebooks=True)
+
+    (path,) = (tmp_path / "out").rglob("*.ipynb")
+    module = notebook.module_of(json.loads(path.read_text(encoding="utf-8")), "x")
+    assert path.name == "scaling.ipynb"
+    assert module.text == stubs.of(course.exercise("day01"))["scaling.py"]
+
+
+def test_the_author_writes_sources_for_nbgrader(course, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(course.root)
+    code, said = run(capsys, "author", "nbgrader", str(tmp_path / "out"), "day01")
+
+    assert (code, "nbgrader generate_assignment day01" in said) == (0, True)
+    assert sorted(contents(tmp_path / "out")) == [
+        "nbgrader_config.py",
+        "source/day01/scaling.ipynb",
+    ]
+    nb = json.loads((tmp_path / "out" / "source" / "day01" / "scaling.ipynb").read_bytes())
+    lines = "".join(nb["cells"][2]["source"]).split("\n")
+    assert lines[-5:] == [
+        "    # TODO 1: double every element",
+        "    ### BEGIN SOLUTION",
+        "    return x * 2",
+        "    ### END SOLUTION",
+        "    # END TODO",
+    ]
