@@ -82,7 +82,7 @@ def one_comes_from_numpy(reference: str) -> str:
     )
 
 
-@rejected("make_tensors", by="test_device", says="ramp is on the CPU")
+@rejected("make_tensors", by="test_device", says="another device: ramp")
 def forgets_the_device_of_one(reference: str) -> str:
     return reference.replace("torch.arange(n, device=device)", "torch.arange(n)")
 
@@ -408,13 +408,13 @@ def asks_for_the_result_type(a, a_ndim, b, b_ndim):
 
 
 @rejected("predict_dtype", by="test_forbidden", says="makes a tensor")
-def adds_two_tensors(a, a_ndim, b, b_ndim):
-    numbers = {bool: True, int: 1, float: 1.0, complex: 1j}
-    first = torch.eye(2, dtype=torch.float32)[(0,) * (2 - a_ndim)].to(a)
-    second = numbers[b] if b in numbers else torch.eye(2)[(0,) * (2 - b_ndim)].to(b)
-    if a is torch.float16 and (b is complex or getattr(b, "is_complex", False)):
-        return predict_by_rule(a, a_ndim, b, b_ndim)
-    return (first * second).dtype
+def makes_tensors_on_the_way(reference: str) -> str:
+    return reference.replace(
+        "    if a_ndim == rank:\n",
+        "    if a_ndim == rank and category(a) == category(b):\n"
+        "        return (torch.zeros(1, dtype=a) + torch.zeros(1, dtype=b)).dtype\n"
+        "    if a_ndim == rank:\n",
+    )
 
 
 @rejected("predict_dtype", by="test_forbidden", says="promote_types")
@@ -526,7 +526,7 @@ def crashes_on_integers(x):
     return x.mean(dtype=out), x.to(x.dtype).std(correction=0).to(out)
 
 
-@rejected("safe_mean_std", by="test_large_integers", says="float32")
+@rejected("safe_mean_std", by="test_large_integers", says="subtract the mean")
 def integers_in_float32(x):
     out = torch.float64 if x.dtype == torch.float64 else torch.float32
     return x.to(out).mean(), x.to(out).std(correction=0)
@@ -802,6 +802,17 @@ def with_numpy(x):
 
 
 @accepted("quantise_u8")
+def with_whole_tensors_of_ends(x):
+    ends = torch.cat([x.reshape(-1), torch.zeros(1, dtype=x.dtype, device=x.device)])
+    scale = ((ends.max() - ends.min()) / 255).item()
+    if scale == 0.0:
+        return torch.zeros_like(x, dtype=torch.uint8), 1.0, 0
+    zero = int((-ends.min() / scale).round().clamp(0, 255))
+    q = torch.addcmul(torch.full_like(x, zero), x, torch.full_like(x, 1 / scale))
+    return q.round_().clamp_(0, 255).type(torch.uint8), scale, zero
+
+
+@accepted("quantise_u8")
 def back_through_int16(reference: str) -> str:
     return reference.replace(
         "(q.float() - zero) * scale",
@@ -849,7 +860,7 @@ def rounds_half_up(reference: str) -> str:
     return reference.replace("(x / scale + zero).round()", "(x / scale + zero + 0.5).floor()")
 
 
-@rejected("quantise_u8", by="test_reconstruction")
+@rejected("quantise_u8", by="test_reconstruction", says="round it")
 def zero_is_cut_off(reference: str) -> str:
     return reference.replace("zero = round(-low / scale)", "zero = int(-low / scale)")
 
@@ -1386,6 +1397,54 @@ def forward_without_gradient(reference: str) -> str:
 @rejected("Standardiser", by="test_gradient")
 def forward_under_no_grad(reference: str) -> str:
     return reference.replace("    def forward(self,", "    @torch.no_grad()\n    def forward(self,")
+
+
+@rejected("Standardiser", by=("test_value", "test_integers"))
+def keeps_one_number_for_the_mean(reference: str) -> str:
+    return reference.replace("torch.zeros(features)", "torch.zeros(())").replace(
+        "self.mean.copy_(x.mean(0))", "self.mean.copy_(x.mean())"
+    )
+
+
+@rejected("Standardiser", by="test_value", says="correction=0")
+def batch_norms_running_statistics(reference: str) -> str:
+    return reference.replace(
+        "self.std.copy_(x.std(0, correction=0))", "self.std.copy_(x.var(0).sqrt())"
+    )
+
+
+@rejected("Standardiser", by="test_value", says="its own x")
+class FitsInForward(Standardiser):
+    def forward(self, x):
+        super().forward(x)
+        self.fit(x)
+        return super().forward(x)
+
+
+@rejected("Standardiser", by=("test_value", "test_no_epsilon"))
+class WithBatchNorm(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(features, affine=False, momentum=None)
+        self.fitted = False
+
+    def fit(self, x):
+        self.norm.train()
+        self.norm.reset_running_stats()
+        self.norm(x.detach().to(self.norm.running_mean.dtype))
+        self.norm.eval()
+        self.fitted = True
+        return self
+
+    def forward(self, x):
+        if not self.fitted:
+            raise RuntimeError("call fit before forward")
+        return self.norm(x.to(self.norm.running_mean.dtype))
+
+    def inverse(self, z):
+        if not self.fitted:
+            raise RuntimeError("call fit before inverse")
+        return z * self.norm.running_var.sqrt() + self.norm.running_mean
 
 
 @rejected("Standardiser", by="test_leaves_its_arguments_alone")
