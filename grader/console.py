@@ -404,6 +404,8 @@ class Report:
         for text in wrap(about, self.terminal.width - 2):
             write(f"  {text}")
         write(f"  The statement: {_statement(exercise)}")
+        if closing.page:
+            write(f"  The page, to open in a browser: {closing.page}")
         write()
         place = next((f"{line.file}:{line.number}" for line in first.values()), "the file")
         write(f"  Next: open {place}, then grade {exercise.id}")

@@ -488,7 +488,8 @@ def _closing(
     """What the last lines of a report say besides the attempt."""
     from grader.console import Closing
 
-    closing = Closing(page=page if attempt.counts else "", todos=submission.todos)
+    has_page = attempt.counts or attempt.verdict is Verdict.NOT_STARTED
+    closing = Closing(page=page if has_page else "", todos=submission.todos)
     if kept is None:
         return closing
     if attempt.is_solved and not attempt.selected:
