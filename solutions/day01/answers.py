@@ -1135,6 +1135,29 @@ class FlagInTheExtraState(nn.Module):
         return z * (self.std + (self.std == 0)) + self.mean
 
 
+@accepted("Standardiser")
+class WithNnBuffers(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.shift = nn.Buffer(torch.zeros(features))
+        self.scale = nn.Buffer(torch.full((features,), -1.0))  # negative: not fitted
+
+    def fit(self, x):
+        x = x.detach().to(dtype=self.shift.dtype)
+        self.scale, self.shift = torch.std_mean(x, dim=0, unbiased=False)
+        return self
+
+    def forward(self, x):
+        if (self.scale < 0).any():
+            raise RuntimeError("fit the statistics first")
+        return (x - self.shift) / self.scale.clamp_min(torch.finfo(self.scale.dtype).tiny)
+
+    def inverse(self, z):
+        if (self.scale < 0).any():
+            raise RuntimeError("fit the statistics first")
+        return z * self.scale + self.shift
+
+
 @rejected("Standardiser", by=("test_state_dict", "test_moves"), says="state_dict of a fitted")
 def plain_attributes(reference: str) -> str:
     return (
