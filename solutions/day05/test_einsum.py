@@ -387,7 +387,16 @@ class TestEinsumLite:
     @pytest.mark.points(3, "value")
     def test_two_operands(self, submission):
         """Two operands are multiplied where their letters agree."""
-        specs = ["a,a->a", "a,b->ab", "a,b->ba", "ab,b->a", "ab,bc->ac", "ab,bc->ca", "abc,ad->dcb"]
+        specs = [
+            "a,a->a",
+            "a,b->ab",
+            "a,b->ba",
+            "ab,b->a",
+            "ab,b->a",
+            "ab,bc->ac",
+            "ab,bc->ca",
+            "abc,ad->dcb",
+        ]
         specs += sorted((random_spec(2) for _ in range(15)), key=len)
         smallest(lambda spec: check_spec(submission, spec), specs)
         smallest(lambda spec: check_spec(submission, spec, torch.float32), specs[:4])
@@ -465,7 +474,10 @@ class TestEinsumLite:
     @pytest.mark.after("test_two_operands")
     def test_forbidden(self, submission):
         """It broadcasts, multiplies and sums, without a product of matrices."""
-        cases = [(spec, operands_of(spec)) for spec in ("a,a->", "ab,b->a", "ab,bc->ac", "a,b->ab")]
+        cases = [
+            (spec, operands_of(spec))
+            for spec in ("a,a->", "ab,b->a", "ab,b->a", "ab,bc->ac", "a,b->ab")
+        ]
         cases += [(spec, operands_of(spec)) for spec in ("abc,acd->abd", "ab,bc,cd->ad")]
         with forbid(*FORBIDDEN_PRODUCTS, why="broadcast, multiply and sum"):
             for spec, ops in cases:
@@ -546,7 +558,8 @@ class TestGqaScores:
     @pytest.mark.points(1, "shape")
     def test_shape(self, submission):
         """There is a table of queries by keys for each query head."""
-        got = submission.gqa_scores(*heads_of(dtype=torch.float32))
+        q, k = heads_of(dtype=torch.float32)
+        got = submission.gqa_scores(q=q, k=k)
         assert_shape(got, batch=3, heads=6, seq_q=5, seq_k=7)
         assert_dtype(got, torch.float32)
 
@@ -573,26 +586,21 @@ class TestGqaScores:
     @pytest.mark.after("test_shape")
     def test_memory(self, submission):
         """The keys are not repeated in memory."""
-        for heads, kv_heads in ((8, 2), (12, 4)):
-            q, k = torch.randn(1, heads, 1, 32), torch.randn(1, kv_heads, 1024, 32)
-            output = heads * 1024 * 4
-            picture(
-                "bars",
-                "Bytes for one query and 1024 keys",
-                f"{heads} query heads share {kv_heads} kv heads; repeated for every query head, "
-                "the keys alone take 32 times the memory of the scores.",
-                labels=["scores", "allowed at once", "keys", "keys repeated"],
-                series=[
-                    {
-                        "label": "bytes",
-                        "values": [output, 4 * output, 4 * k.numel(), 32 * output],
-                    }
-                ],
-                log=False,
-                unit="B",
-                limit=4 * output,
-            )
-            assert_peak_memory(4 * output, submission.gqa_scores, q, k)
+        heads, kv_heads, seq_k, dim = 8, 2, 1024, 32
+        q, k = torch.randn(1, heads, 1, dim), torch.randn(1, kv_heads, seq_k, dim)
+        output = heads * seq_k * 4
+        picture(
+            "bars",
+            "Bytes for one query and 1024 keys",
+            f"{heads} query heads share {kv_heads} kv heads; repeated for every query head, the "
+            f"keys alone take {dim} times the memory of the scores.",
+            labels=["scores", "keys", "keys repeated"],
+            series=[{"label": "bytes", "values": [output, 4 * k.numel(), dim * output]}],
+            log=False,
+            unit="B",
+            limit=4 * output,
+        )
+        assert_peak_memory(4 * output, submission.gqa_scores, q, k)
 
     @pytest.mark.points(1, "structure")
     def test_forbidden(self, submission):
@@ -742,7 +750,7 @@ def draw_chain(steps: Sequence[tuple[str, str, str, int, int]], chain: Chain, cl
     )
 
 
-def check_order(submission, chain: Chain) -> None:
+def check_order(submission, chain: Chain, is_drawn: bool = False) -> None:
     """Multiply real matrices in the learner's order, and count what that takes."""
     claim, order = answer_of(submission, chain)
     matrices = [torch.randn(shape, dtype=torch.float64) for shape in chain]
@@ -775,8 +783,9 @@ def check_order(submission, chain: Chain) -> None:
         f"a chain of {len(chain)} takes {len(chain) - 1} products",
         id="value.steps",
     )
-    draw_chain(steps, chain, claim)
     taken = sum(step[-1] for step in steps)
+    if is_drawn or taken != claim:
+        draw_chain(steps, chain, claim)
     expect(
         taken == claim,
         f"carried out, the order {order} takes {taken} multiply-adds, and the cost is said to be "
@@ -794,7 +803,7 @@ class TestChainCost:
         """The result is an int and a list of pairs, and the shapes come back unchanged."""
         chain = [(2, 3), (3, 5), (5, 7)]
         given = list(chain)
-        answer = submission.chain_cost(given)
+        answer = submission.chain_cost(shapes=given)
         assert_equal(given, chain, what="the list of shapes, after the call,")
         answer_of(submission, chain)
         expect(
@@ -812,9 +821,10 @@ class TestChainCost:
     @pytest.mark.points(5, "value")
     def test_order(self, submission):
         """Carried out, the order takes as many multiply-adds as the cost says."""
-        chains = [random_chain(count) for count in (3, 4, 5, 6, 8) for _ in range(4)]
+        chains = [random_chain(count) for count in (3, 4, 5, 6, 7) for _ in range(4)]
         trees = [[(3, 2), (2, 7), (7, 2), (2, 5)], [(5, 3), (3, 2), (2, 7), (7, 3), (3, 1)]]
         smallest(lambda chain: check_order(submission, chain), [*TRAPS, *chains, *trees])
+        check_order(submission, trees[-1], is_drawn=True)
 
     @pytest.mark.points(1, "value")
     def test_one_matrix(self, submission):
@@ -837,9 +847,9 @@ class TestChainCost:
 
     @pytest.mark.points(3, "value")
     @pytest.mark.after("test_cost")
-    def test_ten_matrices(self, submission):
-        """It finds the least cost for seven to ten matrices too."""
-        chains = [random_chain(count) for count in (7, 8, 9, 10) for _ in range(3)]
+    def test_longer_chains(self, submission):
+        """It finds the least cost for seven and eight matrices too."""
+        chains = [random_chain(count) for count in (7, 8) for _ in range(6)]
 
         def least(chain: Chain) -> int:
             return cheapest_of_many([chain[0][0], *(columns for _, columns in chain)])
@@ -977,8 +987,9 @@ class TestLinearAttention:
     @pytest.mark.points(1, "shape")
     def test_shape(self, submission):
         """The result has one row of dim_v for each step."""
+        q, k, v = tokens(dtype=torch.float32)
         for causal in (False, True):
-            got = submission.linear_attention(*tokens(dtype=torch.float32), causal=causal)
+            got = submission.linear_attention(q=q, k=k, v=v, causal=causal)
             assert_shape(got, batch=2, heads=3, seq=7, dim_v=11)
             assert_dtype(got, torch.float32)
 
@@ -993,7 +1004,7 @@ class TestLinearAttention:
     def test_causal_values(self, submission):
         """With causal, output n is the mean of the values up to n."""
         for dtype in (torch.float64, torch.float32):
-            for sizes in ((1, 1, 2, 3, 5), (2, 3, 7, 5, 11), (2, 3, 7, 5, 11), (3, 2, 31, 7, 2)):
+            for sizes in ((1, 1, 2, 3, 5), (2, 3, 7, 5, 11), (2, 3, 7, 5, 11), (1, 2, 131, 7, 3)):
                 check_attention(submission, *tokens(*sizes, dtype=dtype), causal=True)
 
     @pytest.mark.points(2, "value")
@@ -1101,7 +1112,10 @@ class TestLinearAttention:
         """With causal the gradients are right too."""
         run = attention_of(submission, True)
         assert_gradients_close(
-            run, lambda q, k, v: quadratic(q, k, v, True), *tokens(), names=("q", "k", "v")
+            run,
+            lambda q, k, v: quadratic(q, k, v, True),
+            *tokens(1, 2, 131, 3, 5),
+            names=("q", "k", "v"),
         )
         assert_gradients(run, *tokens(1, 2, 3, 2, 2), names=("q", "k", "v"), fast=True)
 
@@ -1116,7 +1130,7 @@ class TestLinearAttention:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_values")
     def test_large_queries(self, submission):
-        """For q up to 10,000 the result and its gradients are finite and right."""
+        """For q up to 10,000 the result is right and its gradients are finite."""
         q, k, v = tokens(dtype=torch.float32)
         q[..., 0] *= 1e4
         q[..., 1] = 1e4
