@@ -127,7 +127,9 @@ def parser() -> argparse.ArgumentParser:
     doctor = verb("doctor", "what this machine has of what grading needs", _doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
     server = verb("server", "the process that answers at once: status, stop", _server)
-    server.add_argument("action", nargs="?", choices=("status", "stop"), default="status")
+    server.add_argument(
+        "action", nargs="?", choices=("status", "stop"), default="status", help="default: status"
+    )
     verbs.add_parser(
         "author",
         help="write and maintain exercises: new, generate, verify, preview",
@@ -241,7 +243,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         shows_text=not is_json or arguments.output is not None,
         json_to=arguments.output,
         is_json=is_json,
-        backend=arguments.backend,
+        backend=getattr(arguments, "backend", None),
     )
 
 

@@ -14,7 +14,7 @@ import linecache
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,10 @@ def _profiled(ban: _Ban) -> Iterator[None]:
         else:
             return
         if written is not None and _is_called_outside_of_torch(caller) and not _is_ours(caller):
-            ban.use(written, caller)
+            # A profile function that raises is switched off by the interpreter, which looks as if
+            # the submission had done it; the end of the context raises what was found.
+            with suppress(CheckFailed):
+                ban.use(written, caller)
 
     before = _getprofile()
     _setprofile(watch)
