@@ -124,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="DIR", help="write them there")
     init = verb("init", "begin: write the course into a folder", _init)
     init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: this folder")
+    update = verb("update", "newer stubs under your answers; they are kept", _update)
+    update.add_argument("--dry-run", action="store_true", help="say what would happen")
+    update.add_argument("--from", dest="source", type=Path, metavar="PATH", help="a newer release")
     doctor = verb("doctor", "what this machine has of what grading needs", _doctor)
     doctor.add_argument("--json", action="store_true", help="as JSON")
     server = verb("server", "the process that answers at once: status, stop", _server)
@@ -335,6 +338,12 @@ def _server(arguments: argparse.Namespace) -> int:
         return 0
     desk.out.write(start.describe(root))
     return 0
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    from grader import update
+
+    return update.run(_desk(arguments), arguments.source, is_dry=arguments.dry_run)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ FLOORS = (
     {"grading"},
     {"assignments", "release", "verify"},
     {"author", "doctor", "learner"},
-    {"live", "setup"},
+    {"live", "setup", "update"},
     {"cli"},
     {"entry", "server.session"},
     {"__main__"},
