@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grader import bundle, handout, regions, stubs
@@ -64,7 +64,11 @@ def contents(
     found = {f"exercises/{name}": data for name, data in fresh.items()}
     for exercise in exercises:
         packed = _packed(exercise)
-        _hold_back(exercise, packed)
+        for name, number, line in quotes(exercise):
+            raise CourseError(
+                f"{exercise.source / name}, line {number}: holds a line of the reference, "
+                f"{line!r}; a release could not hide it"
+            )
         place = bundle.path_of(Path("exercises"), exercise.id).as_posix()
         found[place] = bundle.pack(packed)
     texts = {
@@ -98,6 +102,16 @@ def secrets(exercise: Exercise) -> list[str]:
     return [line for line in found if line not in told]
 
 
+def quotes(exercise: Exercise) -> Iterator[tuple[str, int, str]]:
+    """The lines of the reference that a release would pack: file, number of the line, its text."""
+    packed = _packed(exercise)
+    for secret in secrets(exercise):
+        for name, data in packed.items():
+            before, found, _ = data.partition(secret.encode("utf-8"))
+            if found:
+                yield name, before.count(b"\n") + 1, secret
+
+
 def _packed(exercise: Exercise) -> dict[str, bytes]:
     names = ("exercise.toml", exercise.suite.name, "README.md", *exercise.data)
     files = {name: (exercise.source / name).read_bytes() for name in names}
@@ -106,21 +120,9 @@ def _packed(exercise: Exercise) -> dict[str, bytes]:
     return files
 
 
-def _hold_back(exercise: Exercise, packed: Mapping[str, bytes]) -> None:
-    for secret in secrets(exercise):
-        for name, data in packed.items():
-            if secret.encode("utf-8") in data:
-                line = data[: data.index(secret.encode("utf-8"))].count(b"\n") + 1
-                raise CourseError(
-                    f"{exercise.source / name}, line {line}: holds a line of the reference, "
-                    f"{secret!r}; a release could not hide it"
-                )
-
-
 def _course_toml(course: Course, exercises: Sequence[Exercise]) -> str:
-    # A JSON string of printable text is a TOML string too.
     lines = [
-        f"title = {json.dumps(course.title, ensure_ascii=False)}",
+        f"title = {_quoted(course.title)}",
         "format = 1",
         'source = "bundles"',
     ]
@@ -128,7 +130,19 @@ def _course_toml(course: Course, exercises: Sequence[Exercise]) -> str:
     provided = {name: id for name, id in course.provides.items() if id in ids}
     if provided:
         lines += ["", "[provides]", *(f'{name} = "{id}"' for name, id in provided.items())]
+    weeks = {week: course.weeks[week] for week in sorted(course.weeks)}
+    if weeks:
+        lines += ["", "[weeks]", *(f"{week} = {_quoted(words)}" for week, words in weeks.items())]
+    if course.planned and ids == set(course.ids):
+        lines += ["", "[roadmap]"]
+        for id, titles in course.planned.items():
+            lines.append(f"{id} = [{', '.join(map(_quoted, titles))}]")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; one of JSON, which is the same."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _is_release(folder: Path, root: Path) -> bool:

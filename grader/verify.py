@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grader import answers, grading, runner, source, stubs
+from grader import answers, grading, release, runner, source, stubs
 from grader.errors import GraderError
 from grader.model import DEFAULT_SEED, Attempt, Exercise, Kind, Outcome, Status
 
@@ -231,6 +231,11 @@ def declarations(exercise: Exercise, report: Report) -> tuple[answers.Answer, ..
             names = [node.module or ""]
         if module in names or any(name.startswith("solutions") for name in names):
             report.add(exercise.suite.name, "imports the reference; a release could not hide it")
+    for name, number, line in release.quotes(exercise):
+        report.add(
+            f"{name}:{number}",
+            f"holds a line of the reference, {line!r}; a release could not hide it",
+        )
     every = answers.read(exercise)
     report.accepted = sum(a.is_right for a in every)
     report.rejected = len(every) - report.accepted

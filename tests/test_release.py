@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from grader import bundle, cli, handout, notebook, release, stubs
+from grader import bundle, cli, handout, notebook, release, stubs, verify
 from grader import course as courses
 from grader.errors import CourseError, UsageError
 
@@ -115,6 +116,10 @@ def test_a_suite_that_quotes_the_reference_is_not_released(course, exercise):
 
     with pytest.raises(CourseError, match=r"test_scaling\.py, line \d+: holds a line of the ref"):
         release.contents(course, [exercise])
+    report = verify.Report("day01")
+    verify.declarations(exercise, report)
+    (problem,) = [p for p in report.problems if "a release could not hide it" in p.text]
+    assert problem.where.startswith("test_scaling.py:")
 
 
 def test_what_the_stub_the_statement_or_a_hint_shows_is_no_secret(exercise):
@@ -138,6 +143,17 @@ def test_a_release_names_only_what_it_holds(course):
     assert 'title = "The \\"one\\""' in text
     assert 'scaling = "day01"' in text
     assert "day99" not in text
+
+
+def test_a_release_knows_the_weeks_and_the_days_to_come(course):
+    known = replace(course, weeks={1: "Tensors"}, planned={"day02": ("Views", "视图")})
+
+    text = release.contents(known, course.exercises())["course.toml"].decode()
+    (course.root / "elsewhere").mkdir()
+    (course.root / "elsewhere" / "course.toml").write_text(text, encoding="utf-8")
+
+    read = courses.read(course.root / "elsewhere")
+    assert (read.weeks, read.planned) == (known.weeks, known.planned)
 
 
 def test_a_release_is_never_written_over_an_answer(course, released):
