@@ -168,7 +168,7 @@ def as_cases(shapes: Sequence[Shape]) -> list[dict[str, Shape]]:
 
 def split_by_loop(x: Tensor, heads: int) -> Tensor:
     """Head h of token t, one slice at a time."""
-    batch, seq, width = x.shape
+    batch, seq, width = x.size()
     dim = width // heads
     result = torch.empty(batch, heads, seq, dim, dtype=x.dtype)
     for b, h, t in itertools.product(range(batch), range(heads), range(seq)):
@@ -187,7 +187,7 @@ def merge_by_loop(x: Tensor) -> Tensor:
 
 def check_split(submission, x: Tensor, heads: int, what: str = "") -> None:
     """One case of `split_heads`, with the known mistakes by name."""
-    batch, seq, width = x.shape
+    batch, seq, width = x.size()
     got = submission.split_heads(x.clone(), heads)
     dim = width // heads
     assert_shape(got, batch=batch, heads=heads, seq=seq, dim=dim)
@@ -627,7 +627,7 @@ def image_by_torch(patches: Tensor, p: int, height: int, width: int) -> Tensor:
 
 def check_patches(submission, img: Tensor, p: int, what: str = "") -> None:
     """One case of `nchw_patches`, with the known mistakes by name."""
-    batch, chan, height, width = img.shape
+    batch, chan, height, width = img.size()
     got = submission.nchw_patches(img.clone(), p)
     rows, columns = height // p, width // p
     assert_shape(got, batch=batch, patch=rows * columns, value=chan * p * p)
@@ -859,7 +859,7 @@ def windows_by_slices(x: Tensor, k: int, step: int = 1) -> Tensor:
 def check_windows(submission, x: Tensor, k: int, step: int, what: str = "") -> None:
     """One case of `windows`, with the known mistakes by name."""
     got = submission.windows(x, k, step)
-    batch, seq, feat = x.shape
+    batch, seq, feat = x.size()
     expected = windows_by_slices(x, k, step)
     what = what or f"windows(x, {k}, {step}) of an x of shape {tuple(x.shape)}"
     n = expected.shape[1]
@@ -1036,7 +1036,7 @@ def side_of(groups: Groups) -> str:
 def all_sizes(x: Tensor, left: Groups, sizes: dict[str, int]) -> dict[str, int]:
     """The sizes of all axes, one in each group inferred."""
     known = dict(sizes)
-    for group, size in zip(left, x.shape, strict=True):
+    for group, size in zip(left, x.size(), strict=True):
         for name in group:
             if name not in sizes:
                 known[name] = size // math.prod(sizes.get(other, 1) for other in group)

@@ -179,6 +179,9 @@ class TestToTensor:
                 )
 
     @pytest.mark.points(2, "value")
+    @pytest.mark.hint(
+        "torch takes no negative strides, not even to copy from. What may NumPy do before torch sees the array?"
+    )
     def test_reversed(self, submission):
         """A reversed array, whose strides are negative, is copied."""
         a = numbers(3, 5)
@@ -196,6 +199,9 @@ class TestToTensor:
             check_copy(submission, view, said, forwards if view.ndim == 1 else None)
 
     @pytest.mark.points(2, "value")
+    @pytest.mark.hint(
+        "torch takes native byte order only. newbyteorder changes what a dtype says, astype also the bytes."
+    )
     def test_big_endian(self, submission):
         """A big-endian array arrives with its values, and float64 as float32."""
         for dtype in (">f8", ">f4", ">i2", ">i8", ">u4"):
@@ -208,6 +214,9 @@ class TestToTensor:
             check_copy(submission, a, f"an array of dtype {dtype!r}", explain)
 
     @pytest.mark.points(2, "value")
+    @pytest.mark.hint(
+        "torch takes strides that are multiples of the item size. A copy made by NumPy has them."
+    )
     def test_layouts(self, submission):
         """Transposed, strided, repeated and packed arrays are copied."""
         packed = np.zeros(3, dtype=[("flag", "i1"), ("value", "f8")])
@@ -231,6 +240,7 @@ class TestToTensor:
             expect(not shares(submission.to_tensor(a), a), "the array of 0 axes is not copied")
 
     @pytest.mark.points(1, "structure")
+    @pytest.mark.hint("torch gives this warning once in a process; here every time.")
     def test_no_warning(self, submission):
         """A read-only array gives no warning."""
         for dtype in ("float32", "float64", "int64"):
@@ -372,6 +382,7 @@ class TestToNumpy:
             expect(array.flags.writeable, f"the array of {said} is read-only")
 
     @pytest.mark.points(1, "value")
+    @pytest.mark.hint("NumPy has no bfloat16. Which dtype of NumPy holds all its values?")
     def test_bfloat16(self, submission):
         """bfloat16, which NumPy doesn't have, becomes float32."""
         for t in (torch.randn(2, 3).bfloat16(), torch.randn(3).bfloat16().requires_grad_()):
@@ -412,6 +423,9 @@ class TestToNumpy:
             check_array(got, t, dtype, f"to_numpy of a tensor of {dtype}")
 
     @pytest.mark.points(1, "value")
+    @pytest.mark.hint(
+        "conj() and its imag compute nothing, they set a bit that NumPy does not know."
+    )
     def test_lazy_views(self, submission):
         """Conj and neg views have the values that they stand for."""
         z = torch.randn(3, dtype=torch.complex64)
@@ -486,8 +500,23 @@ def percentile(x: np.ndarray, where: dict[str, Any], q: float, method: str) -> n
     return np.percentile(x, q, method=method, **where)
 
 
+NAN = {
+    "std": np.nanstd,
+    "var": np.nanvar,
+    "median": np.nanmedian,
+    "percentile75": lambda x, **where: np.nanpercentile(x, 75, **where),
+}
+
+
 def mistakes(name: str, x: np.ndarray, where: dict[str, Any]) -> dict[str, Any]:
     """What the known mistakes give for one call, by the sentence that names them."""
+    if name in NAN and np.isnan(x).any():
+        return {
+            f"nan is left out; in NumPy a nan makes {name} nan": NAN[name](x, **where),
+            f"nan is taken for 0; in NumPy a nan makes {name} nan": (
+                REDUCTIONS[name](np.nan_to_num(x), **where)
+            ),
+        }
     if name in ("std", "var"):
         return {
             f"{name} divides by n - 1, which is torch's default; NumPy divides by n": (
@@ -553,22 +582,23 @@ def check_like(submission, name: str, t: Tensor, **where: Any) -> None:
             text: torch.from_numpy(np.asarray(value, dtype=np.float64))
             for text, value in mistakes(name, x.astype(np.float64), where).items()
         }
-    if where.get("keepdims") and tuple(got.shape) != expected.shape:
+    if tuple(got.shape) != expected.shape:
+        kept = ": with keepdims the reduced axes stay, with size 1" if where.get("keepdims") else ""
         fail(
             f"{call} of a t of shape {tuple(t.shape)} has shape {tuple(got.shape)}; expected "
-            f"{expected.shape}: with keepdims the reduced axes stay, with size 1",
-            id="shape.keepdims",
+            f"{expected.shape}{kept}",
+            id="shape.reduced",
+            expected=expected.shape,
+            got=tuple(got.shape),
         )
-    assert_equal(
-        tuple(got.shape), expected.shape, what=f"the shape of {call}, t of {tuple(t.shape)},"
-    )
     if name in DTYPES:
         assert_dtype(got, DTYPES[name], what=call)
         values = torch.from_numpy(expected.copy())
         assert_equal(got, values, what=f"{call} of {shown(t)}")
         return
+    # What comes of integers may be float32, as long as it still holds the number.
     rtol, atol = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-7, 1e-7)}.get(
-        t.dtype, (1e-9, 1e-7)
+        t.dtype, (1e-9, 1e-5)
     )
     assert_close(
         got.double(),
@@ -799,7 +829,7 @@ Objects = dict[str, np.ndarray | Tensor]
 
 def layout(obj: np.ndarray | Tensor) -> tuple[int, int, list[tuple[int, int]]]:
     """The first address, the bytes of an element, and (size, stride in bytes) of each axis."""
-    if isinstance(obj, Tensor):
+    if isinstance(obj, torch.Tensor):
         width = obj.element_size()
         strides = [stride * width for stride in obj.stride()]
         return obj.data_ptr(), width, list(zip(obj.shape, strides, strict=True))
@@ -838,7 +868,7 @@ def between(obj: np.ndarray | Tensor) -> range:
 
 def owner(obj: np.ndarray | Tensor) -> int:
     """The address where the memory that the object lives in begins."""
-    if isinstance(obj, Tensor):
+    if isinstance(obj, torch.Tensor):
         return obj.untyped_storage().data_ptr()
     while isinstance(obj.base, np.ndarray):
         obj = obj.base
@@ -1065,6 +1095,9 @@ class TestAliasGroups:
         )
 
     @pytest.mark.points(1, "value")
+    @pytest.mark.hint(
+        "Addresses, sizes and strides can be read off any array or tensor, without making one into the other."
+    )
     def test_every_kind(self, submission):
         """Reversed arrays, tensors that require grad and bfloat16 have memory too."""
         run_scenarios(
