@@ -173,6 +173,13 @@ def looks_for_native_float64_only(a, *, share=False):
     return torch.from_numpy(a.astype(a.dtype.newbyteorder("=")))
 
 
+@rejected("to_tensor", by="test_big_endian", says="changed the array")
+def swaps_the_callers_bytes(a, *, share=False):
+    if not share and not a.dtype.isnative:
+        a = a.byteswap(inplace=True).view(a.dtype.newbyteorder("="))
+    return to_tensor_by_numpy(a, share)
+
+
 @rejected("to_tensor", by="test_layouts", says="multiple")
 def copies_only_reversed_arrays_itself(a, *, share=False):
     if share:
@@ -680,7 +687,7 @@ def gives_the_maximum_itself(reference: str) -> str:
 
 @rejected("np_like", by="test_argmax")
 def argmax_by_sorting(reference: str) -> str:
-    return reference.replace("rows.argmax(-1)", "rows.argsort(-1, stable=True)[..., -1]")
+    return reference.replace("rows.argmax(-1)", "rows.sort(dim=-1, stable=True).indices[..., -1]")
 
 
 @rejected("np_like", by="test_round", says="up")
@@ -730,7 +737,7 @@ def forgets_integers(reference: str) -> str:
     return reference.replace("t if t.is_floating_point() else t.double()", "t")
 
 
-@rejected("np_like", by="test_integers")
+@rejected("np_like", by="test_integers", says="float32")
 def integers_as_float32(reference: str) -> str:
     return reference.replace("else t.double()", "else t.float()")
 
@@ -779,15 +786,22 @@ def keeps_dims_only_with_an_axis(reference: str) -> str:
     return reference.replace("if keepdims else", "if keepdims and axis is not None else")
 
 
-@rejected("np_like", by="test_nan")
+@rejected("np_like", by="test_nan", says="left out")
 def skips_nan(reference: str) -> str:
     return reference.replace("rows.quantile(0.5, -1)", "rows.nanquantile(0.5, -1)")
 
 
-@rejected("np_like", by="test_nan")
+@rejected("np_like", by="test_nan", says="taken for 0")
 def replaces_nan(reference: str) -> str:
     return reference.replace(
         "else t.double()", "else t.double()\n    x = x if name == 'sign' else x.nan_to_num()"
+    )
+
+
+@rejected("np_like", by="test_nan", says="changed t")
+def replaces_nan_in_place(reference: str) -> str:
+    return reference.replace(
+        'if name == "round2":', 'if name == "round2":\n        x[x.isnan()] = 0'
     )
 
 
@@ -823,6 +837,15 @@ def asks_numpy_through_a_list(reference: str) -> str:
     return reference.replace(
         "rows.quantile(0.5, -1)",
         "torch.from_numpy(np.asarray(np.median(np.array(rows.tolist()), axis=-1)))",
+    )
+
+
+@accepted("np_like")
+def integers_end_in_float32(reference: str) -> str:
+    return reference.replace(
+        "result = reductions[name]()",
+        "result = reductions[name]()\n"
+        '    if name in ("std", "var"):\n        result = result.float() if x is not t else result',
     )
 
 
@@ -1214,7 +1237,8 @@ def number_by_number(rows):
     array = padded.numpy()
     for i, row in enumerate(rows):
         for step, numbers in enumerate(row.tolist()):
-            array[i, step] = numbers
+            for k, number in enumerate(numbers):
+                array[i, step, k] = number
     return padded, lengths
 
 

@@ -127,6 +127,7 @@ def check_copy(submission, a: np.ndarray, what: str, explain: Any = None) -> Non
     """A copy of the array, with its values and dtype; the array may be of any layout."""
     before = a.copy()
     got = assert_tensor(submission.to_tensor(a))
+    expect((a == before).all(), f"to_tensor({what}) changed the array", id="argument.changed")
     expected = values_of(before)
     assert_equal(tuple(got.shape), before.shape, what=f"the shape of to_tensor({what})")
     assert_dtype(got, expected.dtype, what=f"to_tensor({what})")
@@ -180,7 +181,7 @@ class TestToTensor:
 
     @pytest.mark.points(2, "value")
     @pytest.mark.hint(
-        "torch takes no negative strides, not even to copy from. What may NumPy do before torch sees the array?"
+        "torch takes no negative strides, not even to copy from. What can NumPy do first?"
     )
     def test_reversed(self, submission):
         """A reversed array, whose strides are negative, is copied."""
@@ -200,7 +201,7 @@ class TestToTensor:
 
     @pytest.mark.points(2, "value")
     @pytest.mark.hint(
-        "torch takes native byte order only. newbyteorder changes what a dtype says, astype also the bytes."
+        "newbyteorder changes what a dtype says of the bytes; astype moves the bytes too."
     )
     def test_big_endian(self, submission):
         """A big-endian array arrives with its values, and float64 as float32."""
@@ -574,8 +575,12 @@ def said(name: str, where: dict[str, Any]) -> str:
 def check_like(submission, name: str, t: Tensor, **where: Any) -> None:
     """One call against NumPy's own function, compared as float64."""
     call = said(name, where)
-    got = assert_tensor(submission.np_like(t.clone(), name, **where), call)
+    given = t.clone()
+    got = assert_tensor(submission.np_like(given, name, **where), call)
     x = t.numpy()
+    expect(
+        np.array_equal(given.numpy(), x, equal_nan=True), f"{call} changed t", id="argument.changed"
+    )
     with np.errstate(invalid="ignore"):
         expected = np.asarray((REDUCTIONS | ELEMENTWISE)[name](x, **where))
         known = {
@@ -1096,7 +1101,7 @@ class TestAliasGroups:
 
     @pytest.mark.points(1, "value")
     @pytest.mark.hint(
-        "Addresses, sizes and strides can be read off any array or tensor, without making one into the other."
+        "Addresses, sizes and strides can be read off each where it is, array or tensor."
     )
     def test_every_kind(self, submission):
         """Reversed arrays, tensors that require grad and bfloat16 have memory too."""
@@ -1238,16 +1243,15 @@ def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             array.fill(np.nan)
         return array
 
-    before = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     with monkeypatch.context() as patch:
         patch.setattr(np, "empty", lambda *args, **kwargs: filled(empty(*args, **kwargs)))
         patch.setattr(np, "empty_like", lambda *args, **kwargs: filled(empty_like(*args, **kwargs)))
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # `torch.use_deterministic_algorithms` imports the compiler, which takes a second.
+        torch._C._set_deterministic_algorithms(True, warn_only=True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before, warn_only=warned)
+            torch._C._set_deterministic_algorithms(False)
 
 
 def through_lists(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
