@@ -1,4 +1,4 @@
-"""The author's commands: new, generate, verify, release."""
+"""The author's commands: new, generate, verify, preview, release, nbgrader."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grader import assignments, files, handout, release, verify
+from grader import assignments, files, handout, preview, release, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise
@@ -55,6 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--task", action="append", default=[], help="only answers to this task")
     check.add_argument("--json", action="store_true", help="one JSON document on stdout")
     check.set_defaults(run=_verify)
+
+    preview = verbs.add_parser("preview", help="write the page as a learner would see it")
+    preview.add_argument("id", help="the exercise")
+    preview.add_argument(
+        "--as",
+        dest="role",
+        default="solution",
+        metavar="ROLE",
+        help="stub, solution or answer:NAME of answers.py; default: solution",
+    )
+    preview.add_argument("--open", action="store_true", help="and open it in the browser")
+    preview.set_defaults(run=_preview)
 
     release = verbs.add_parser("release", help="write a learner's course without references")
     release.add_argument("folder", type=Path, metavar="DEST", help="an empty or new folder")
@@ -204,6 +217,24 @@ class _Progress:
         """Clear the line."""
         if not self._quiet and self._at:
             sys.stderr.write("\r" + " " * 79 + "\r")
+
+
+# --- preview ----------------------------------------------------------------------------------
+
+
+def _preview(course: Course, arguments: argparse.Namespace) -> int:
+    exercise = course.exercise(arguments.id)
+    now = datetime.now().astimezone()
+    page, attempt = preview.write(course, exercise, arguments.role, now)
+    said = attempt.verdict.replace("_", " ")
+    if attempt.outcomes:
+        said = f"{attempt.passed} of {attempt.counted} checks pass"
+    print(f"Written: {course.display(page)} ({arguments.role}: {said})")
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+    return 0
 
 
 # --- release ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grader import catalogue, feedback, files, records, roadmap, screens, selection
+from grader import catalogue, feedback, files, records, regions, roadmap, screens, selection
 from grader.course import Course
 from grader.errors import GraderError, UsageError
 from grader.history import History, HistoryError
@@ -372,13 +372,7 @@ def reference_of(exercise: Exercise) -> dict[str, str]:
     """
     if not has_reference(exercise):
         raise UsageError(f"this copy of the course comes without the solution of {exercise.id}")
-    texts = {}
-    for name in exercise.files:
-        path = exercise.source / name
-        marks = ("### BEGIN SOLUTION", "### END SOLUTION")
-        lines = files.read(path).splitlines(keepends=True)
-        texts[name] = "".join(line for line in lines if not line.strip().startswith(marks))
-    return texts
+    return {name: regions.unmarked(files.read(exercise.source / name)) for name in exercise.files}
 
 
 def _grade_one(

@@ -37,6 +37,12 @@ def strip(text: str, file: str, exercise: str, tasks: Mapping[int, str]) -> str:
     return "\n".join(_strip(text.split("\n"), file, exercise, tasks, functions))
 
 
+def unmarked(text: str) -> str:
+    """A source without the lines of its markers: an answer, as a learner would write it."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.strip().startswith((BEGIN, END)))
+
+
 def _strip(
     lines: Iterable[str],
     file: str,

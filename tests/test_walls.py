@@ -25,7 +25,7 @@ FLOORS = (
     {"carry", "catalogue", "console", "history", "notebook", "pages", "selection"},
     {"handout", "screens", "verdict"},
     {"grading", "release"},
-    {"assignments", "verify"},
+    {"assignments", "preview", "verify"},
     {"author", "doctor", "learner"},
     {"live", "setup", "update"},
     {"cli"},
