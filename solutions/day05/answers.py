@@ -1124,7 +1124,7 @@ def the_cost_alone(shapes):
     return chain_by_table(shapes)[0]
 
 
-@rejected("chain_cost", by="test_types", says="after the call")
+@rejected("chain_cost", by="test_types", says="after the call the list")
 def eats_its_argument(shapes):
     answer = chain_by_table(shapes)
     for i, _ in answer[1]:

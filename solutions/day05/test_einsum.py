@@ -409,6 +409,7 @@ class TestEinsumLite:
         smallest(lambda spec: check_spec(submission, spec), specs)
 
     @pytest.mark.points(3, "value")
+    @pytest.mark.hint("An operand with a repeated letter has more axes than letters: which two go?")
     def test_diagonal(self, submission):
         """A letter that repeats within one operand walks along the diagonal."""
         specs = ["aa->a", "aab->ba", "aba->ab", "baa->b", "aaa->a", "abab->ba", "aa,ab->b"]
@@ -804,7 +805,11 @@ class TestChainCost:
         chain = [(2, 3), (3, 5), (5, 7)]
         given = list(chain)
         answer = submission.chain_cost(shapes=given)
-        assert_equal(given, chain, what="the list of shapes, after the call,")
+        expect(
+            given == chain,
+            f"after the call the list of shapes is {given}; it was {chain}: work on a copy",
+            id="argument.changed",
+        )
         answer_of(submission, chain)
         expect(
             all(isinstance(pair, tuple) and len(pair) == 2 for pair in answer[1]),
@@ -819,6 +824,7 @@ class TestChainCost:
         smallest(lambda chain: check_cost(submission, chain, cheapest), [*TRAPS, *chains])
 
     @pytest.mark.points(5, "value")
+    @pytest.mark.hint("Write the list down after each step. Where is the right part by then?")
     def test_order(self, submission):
         """Carried out, the order takes as many multiply-adds as the cost says."""
         chains = [random_chain(count) for count in (3, 4, 5, 6, 7) for _ in range(4)]
