@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from grader import assignments, files, handout, preview, release, verify
+from grader import assignments, files, handout, preview, release, selection, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import Exercise
@@ -83,27 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def choose(course: Course, words: Sequence[str]) -> list[Exercise]:
-    """The exercises that ids, ranges and `all` name, in the order of the course.
+    """The exercises that ids, ranges and `all` name; all of them where there is no word.
 
     Raises:
         UsageError: a word names none.
     """
-    wanted: set[str] = set()
-    for word in words or ("all",):
-        first, dash, last = word.partition("-")
-        if word == "all":
-            wanted.update(course.ids)
-        elif dash and ID.match(first) and ID.match(last):
-            ids = course.ids
-            between = [
-                i for i in ids if first <= i <= last and i.startswith(first.rstrip("0123456789"))
-            ]
-            if not between:
-                raise UsageError(f"no exercise lies between {first} and {last}")
-            wanted.update(between)
-        else:
-            wanted.add(course.exercise(word).id)
-    return [course.exercise(id) for id in course.ids if id in wanted]
+    return [course.exercise(id) for id in selection.exercises(course, words or ("all",))]
 
 
 # --- generate ---------------------------------------------------------------------------------

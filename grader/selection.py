@@ -94,13 +94,17 @@ def _ids(course: Course, word: str, also: Sequence[str]) -> list[str]:
         in_track = [id for id in course.ids if course.exercise(id).track == word]
         if in_track:
             return in_track
-    first, dash, last = word.rpartition("-")
-    begin, end = _id(course, first), _id(course, last)
-    if dash and begin and end:
-        low, high = course.ids.index(begin), course.ids.index(end)
+    first, _, last = word.lower().rpartition("-")
+    begin, end = _ID.fullmatch(first), _ID.fullmatch(last)
+    if begin and end and begin[1] == end[1]:
+        # The ends need not exist: a course may have day01 to day04 and no day07 yet.
+        low, high = int(begin[2]), int(end[2])
         if low > high:
-            raise UsageError(f"{word} runs backwards; the course has {end} before {begin}")
-        return list(course.ids[low : high + 1])
+            raise UsageError(f"{word} runs backwards; did you mean {last}-{first}?")
+        numbered = [(id, match) for id in course.ids if (match := _ID.fullmatch(id))]
+        between = [id for id, m in numbered if m[1] == begin[1] and low <= int(m[2]) <= high]
+        if between:
+            return between
     if found := _id_of_path(course, word):
         return [found]
     raise UsageError(_unknown(course, word, also))
