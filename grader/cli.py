@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     _add_check(verb("check", "check exercises; the verb may be left out", _check))
+    watch = verb("watch", "check an exercise at every save", _watch)
+    watch.add_argument("exercise", nargs="?", help="the exercise; the next one if left out")
+    watch.add_argument("--no-server", action="store_true", help="start cold every time")
     status = verb("status", "the roadmap: what is done, what is open", _status)
     status.add_argument("--week", type=int, metavar="N", help="only this week")
     status.add_argument("--track", metavar="NAME", help="only this track")
@@ -223,6 +226,16 @@ def _check(arguments: argparse.Namespace) -> int:
     others = [verb for verb in arguments.verbs if verb != "check"]
     selection.exercises(desk.course, words, others)
     return learner.grade(desk, words, _choice(arguments))
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from grader import learner, selection, watch
+
+    desk = _desk(arguments)
+    word = arguments.exercise or learner.next_id(desk)
+    (id,) = selection.exercises(desk.course, [word])[:1]
+    options = ["--no-server"] if arguments.no_server else []
+    return watch.watch(desk, desk.course.exercise(id), options)
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import psutil
 import pytest
@@ -41,10 +41,8 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_there(course, exercise, ref
         # The end, where the attempt is written down and the pages are made, is the delicate part.
         time.sleep(whole * moments.uniform(0.5 if number % 2 else 0.05, 1.05))
         # The group: a real Ctrl-\ or a closed terminal reaches everything the command started.
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(timeout=60)
 
         with closing(sqlite3.connect(database)) as connection:
@@ -83,5 +81,5 @@ def test_no_worker_outlives_a_killed_command(course, exercise, reference):
     process.wait(timeout=60)
 
     assert len(workers) == 2
-    gone, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []

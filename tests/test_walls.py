@@ -27,7 +27,7 @@ FLOORS = (
     {"grading", "release"},
     {"assignments", "preview", "verify"},
     {"author", "doctor", "learner"},
-    {"live", "setup", "update"},
+    {"live", "setup", "update", "watch"},
     {"cli"},
     {"entry", "server.session"},
     {"__main__"},
