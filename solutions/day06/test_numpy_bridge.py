@@ -71,16 +71,16 @@ def reading(a: np.ndarray) -> np.ndarray:
 def ownership(called: str, yours: Any, a: np.ndarray) -> None:
     """Attach the picture of whose memory the tensors made of one array live in."""
     made = {
-        "torch.from_numpy(a)": torch.from_numpy(a),
-        "torch.as_tensor(a)": torch.as_tensor(a),
-        "torch.tensor(a)": torch.tensor(a),
-        f"yours: {called}": yours,
+        "from_numpy(a)": torch.from_numpy(a),
+        "as_tensor(a)": torch.as_tensor(a),
+        "tensor(a)": torch.tensor(a),
+        "yours": yours,
     }
     made = {name: t for name, t in made.items() if isinstance(t, Tensor)}
     said = {name: "shares" if shares(t, a) else "copies" for name, t in made.items()}
     picture(
         "graph",
-        "Who owns the memory",
+        f"Who owns the memory; yours is {called}",
         "What shares changes when the array does; what copies lives on by itself.",
         nodes=[
             {"id": "a", "label": "a, an array", "note": str(a.dtype)},
@@ -1212,6 +1212,10 @@ class TorchMemory(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self._seen: set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would import dynamo, which takes a second
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
