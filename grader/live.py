@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +16,7 @@ from grader.course import Course
 from grader.errors import UsageError
 from grader.feedback import Finding
 from grader.learner import Choice, Desk
-from grader.model import Attempt, Exercise, Outcome, Status
+from grader.model import Attempt, Exercise, Outcome, Status, Task
 from grader.terminal import GLYPHS, Terminal
 
 _GREEN, _RED = "#2da44e", "#cf222e"
@@ -144,7 +145,7 @@ def _html(result: Result) -> str:
         parts.append(
             f'<p style="color:{_RED}"><b>It does not run yet.</b></p>'
             f"<p>{escape(where)}: {escape(fault.kind)}: {escape(fault.text)}</p>"
-            f"<pre>{escape(lines)}</pre>"
+            f"{_pre(lines)}"
         )
     elif not attempt.outcomes:
         parts.append(f"<p>Not started: all {len(exercise.tasks)} TODOs are open.</p>")
@@ -157,8 +158,12 @@ def _html(result: Result) -> str:
         statuses = {outcome.check.name: outcome.status for outcome in result.outcomes}
         first = feedback.fix_first([o.check for o in result.outcomes], statuses)
         parts += [_first(f) for f in findings if first is not None and f.number == first.number]
-        parts.append(f'<table style="text-align:left">{"".join(map(_row, findings))}</table>')
+        parts += [_task(task, findings) for task in exercise.tasks]
     return f'<div style="max-width:56em">{"".join(parts)}</div>'
+
+
+def _pre(text: str) -> str:
+    return f'<pre style="white-space:pre-wrap">{escape(text)}</pre>'
 
 
 def _first(finding: Finding) -> str:
@@ -166,12 +171,31 @@ def _first(finding: Finding) -> str:
     line = finding.line
     where = ""
     if line is not None:
-        where = f"<pre>{escape(line.file)}:{line.number}\n{escape(line.text)}</pre>"
+        where = _pre(f"{line.file}:{line.number}\n{line.text}")
     return (
         f'<div style="border-left:3px solid {_RED};padding-left:.8em;margin:.6em 0">'
         f"<b>Fix first: {finding.number}</b> {escape(finding.title)}"
         f"<br>{escape(finding.sentence)}"
-        f"{f'<pre>{escape(details)}</pre>' if details else ''}{where}</div>"
+        f"{_pre(details) if details else ''}{where}</div>"
+    )
+
+
+def _task(task: Task, findings: Sequence[Finding]) -> str:
+    """The checks of a task, folded where there is nothing to mend."""
+    own = [f for f in findings if f.outcome.check.task == task.name]
+    if not own:
+        return ""
+    counted = [f for f in own if f.outcome.status is not Status.SKIPPED]
+    passed = sum(f.outcome.status.earns for f in counted)
+    points = sum(f.outcome.points for f in own)
+    is_open = "" if passed == len(counted) else " open"
+    color = "inherit" if is_open else _GREEN
+    rows = "".join(map(_row, own))
+    return (
+        f'<details{is_open}><summary style="cursor:pointer;color:{color}">'
+        f"{task.number}. {escape(task.title)}: {passed} of {len(counted)} checks, "
+        f"{points}/{task.points} points</summary>"
+        f'<table style="width:100%;margin:.3em 0 .8em 1em">{rows}</table></details>'
     )
 
 
@@ -179,8 +203,7 @@ def _row(finding: Finding) -> str:
     status = finding.outcome.status
     color = _GREEN if status.earns else _RED if status.is_mistake else "inherit"
     cells = [finding.number, finding.title, finding.points, finding.note or finding.sentence]
-    shown = "".join(f'<td style="text-align:left">{escape(text)}</td>' for text in cells)
+    style = "text-align:left;vertical-align:top"
+    shown = "".join(f'<td style="{style}">{escape(text)}</td>' for text in cells)
     mark = f"{GLYPHS[finding.mark]} {finding.mark.value}"
-    return (
-        f'<tr><td style="text-align:left;color:{color};white-space:nowrap">{mark}</td>{shown}</tr>'
-    )
+    return f'<tr><td style="{style};color:{color};white-space:nowrap">{mark}</td>{shown}</tr>'
