@@ -72,9 +72,11 @@ def main() -> None:
         course = Path(folder) / "course"
         course.mkdir()
         shutil.copy(ROOT / "course.toml", course)
-        for name in ("solutions", "exercises"):
+        shutil.copytree(ROOT / "exercises", course / "exercises")
+        for exercise in (ROOT / "exercises").glob("day*"):
             ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, course / name, ignore=ignore)
+            source = ROOT / "solutions" / exercise.name
+            shutil.copytree(source, course / "solutions" / exercise.name, ignore=ignore)
         file = course / "exercises/day23/self_attention.py"
         stub = file.read_text(encoding="utf-8")
         parts["stub"] = run(course, "day23")
