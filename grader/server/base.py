@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -102,7 +103,8 @@ def _stamps(files: list[Path]) -> Iterator[tuple[str, int, int]]:
     for path in files:
         with contextlib.suppress(OSError):
             found = path.stat()
-            yield str(path), found.st_mtime_ns, found.st_size
+            if stat.S_ISREG(found.st_mode):  # not the folder that templates are compiled into
+                yield str(path), found.st_mtime_ns, found.st_size
 
 
 class Base:
