@@ -285,6 +285,11 @@ def history(desk: Desk, word: str | None) -> int:
             return OK
         exercise = _exercise(desk, word)
         found, saves = kept.attempts(exercise.id), kept.saves(exercise.id)
+        # `update` keeps the old stub with the answer; that is nobody's file.
+        saves = [
+            replace(save, names=tuple(n for n in save.names if not n.startswith("../")))
+            for save in saves
+        ]
         if not found and not saves:
             desk.out.write(f"No attempts at {exercise.id} yet.")
         screens.attempts(desk.out, found, saves, desk.now, with_names=False)
@@ -722,8 +727,9 @@ def _differences(
     import difflib
 
     for file in dict.fromkeys([*before, *after]):
-        if file.startswith("../"):
-            continue  # kept with the answer, and no part of it
+        is_in_both = file in before and file in after
+        if file.startswith("../") or (file.endswith(".ipynb") and not is_in_both):
+            continue  # the stub kept with an answer; the other form of the same answer
         yield from difflib.unified_diff(
             before.get(file, "").splitlines(),
             after.get(file, "").splitlines(),

@@ -13,6 +13,7 @@ from grader.errors import UsageError
 from grader.history import History
 from grader.learner import Desk
 from grader.model import Exercise, Fault
+from grader.terminal import wrap
 
 UNKNOWN = "left alone: the stub that your file began with is not known"
 
@@ -50,9 +51,9 @@ def run(desk: Desk, source: Path | None, *, is_dry: bool) -> int:
     plans = [_plan(desk.course, newer, id, known) for id in newer.ids]
     for plan in plans:
         headline, *more = plan.said or ["unchanged"]
-        desk.out.write(f"  {plan.exercise.id:<10}{headline}")
-        for line in more:
-            desk.out.write(f"  {'':<10}{line}")
+        shown = [line for said in (headline, *more) for line in wrap(said, desk.out.width - 12)]
+        for place, line in enumerate(shown):
+            desk.out.write(f"  {plan.exercise.id if place == 0 else '':<10}{line}")
     for id in desk.course.ids:
         if id not in newer.ids:
             desk.out.write(f"  {id:<10}not in the newer course; left as it is")
@@ -172,7 +173,7 @@ def _as_they_were(exercise: Exercise, name: str, path: Path, other: Path | None)
 
 def _notes(found: carry.Carried, name: str) -> Iterator[str]:
     kept = ", ".join(found.kept)
-    yield f"{name}: {kept} carried over" if kept else f"{name}: the new stub with your changes"
+    yield f"carried over: {kept}" if kept else f"{name}: the new stub with your changes"
     for names, what in (
         (found.signatures, "takes other arguments now"),
         (found.statements, "has another statement now"),

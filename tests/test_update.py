@@ -105,7 +105,7 @@ def test_an_answer_is_carried_to_a_new_statement_and_kept_before(here, packed, c
     code, said = update(here, packed, capsys)
 
     assert code == 0, said
-    assert "day01     scaling.py: double carried over" in said
+    assert "day01     carried over: double" in said
     assert "double has another statement now" in said
     new = path.read_text(encoding="utf-8")
     assert new == before.replace("Double every element.", "Double each element.")
@@ -113,8 +113,10 @@ def test_an_answer_is_carried_to_a_new_statement_and_kept_before(here, packed, c
 
     assert cli.main(["history", "day01", "--restore", "s1", "-y"]) == 0
     assert path.read_text(encoding="utf-8") == before
+    cli.main(["history", "day01"])
+    assert "update: scaling.py\n" in capsys.readouterr().out
     code, said = update(here, packed, capsys)
-    assert "double carried over" in said
+    assert "carried over: double" in said
     assert path.read_text(encoding="utf-8") == new
 
 
@@ -125,7 +127,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(here, packed, capsys):
     code, said = update(here, packed, capsys, "--dry-run")
 
     assert code == 0
-    assert "double carried over" in said
+    assert "carried over: double" in said
     assert "Nothing was written (dry run)." in said
     assert contents(here.root) == before
 
