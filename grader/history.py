@@ -401,7 +401,12 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 
 def _bring_up_to_date(path: Path, connection: sqlite3.Connection, *, is_writable: bool) -> None:
-    version = _version(path, connection)
+    # One transaction: another process that begins the file just now is seen wholly or not at all.
+    connection.execute("BEGIN")
+    try:
+        version = _version(path, connection)
+    finally:
+        connection.execute("ROLLBACK")
     if is_writable:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")

@@ -46,7 +46,9 @@ def grade(tmp_path_factory):
     venv.create(home, with_pip=False, symlinks=True)
     (lent,) = home.glob("lib/python*/site-packages")
     (lent / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    options = ["install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    # The lent environment may have the project itself, installed for development.
+    options = ["install", "-q", "--no-deps", "--no-index", "--ignore-installed"]
+    options += ["--disable-pip-version-check"]
     installed = run(
         sys.executable,
         "-m",
