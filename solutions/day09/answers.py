@@ -405,7 +405,7 @@ def by_logsumexp(
     scale = torch.ones_like(loss) if weight is None else weight[safe]
     loss = loss * scale
     if label_smoothing > 0:
-        w = torch.ones_like(logits[0].flatten(1)[:, 0]) if weight is None else weight
+        w = logits.new_ones(logits.shape[1]) if weight is None else weight
         w = w.view(1, -1, *[1] * (logits.ndim - 2))
         every = (w * (total.unsqueeze(1) - logits)).mean(1)
         loss = (1 - label_smoothing) * loss + label_smoothing * every

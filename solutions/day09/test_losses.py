@@ -785,11 +785,12 @@ class TestCrossEntropy:
         leaf = logits.clone().requires_grad_()
         got = submission.cross_entropy(leaf, target.clone(), reduction="none")
         assert_finite(loss=got)
-        assert_close(got.detach(), torch.tensor([2000.0, 0.0, math.log(2)]))
+        expected = torch.tensor([2000.0, 0.0, math.log(2)])
+        assert_close(got.detach(), expected, atol=1e-3)  # float32 has steps of 6e-5 at 1000
         (gradient,) = torch.autograd.grad(got.sum(), leaf)
         assert_finite(gradient=gradient)
         expected = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.5, -0.5]])
-        assert_close(gradient, expected, what="the gradient of the sum")
+        assert_close(gradient, expected, atol=1e-3, what="the gradient of the sum")
 
     @pytest.mark.points(2, "gradient")
     def test_gradient(self, submission):
@@ -1219,7 +1220,7 @@ class TestKlAndJs:
             leaves = [p.clone().requires_grad_(), q.clone().requires_grad_()]
             got = assert_tensor(getattr(submission, name)(*leaves))
             assert_finite(**{name: got})
-            assert_close(got.detach(), right, what=name)
+            assert_close(got.detach(), right, atol=1e-3, what=name)
             expect(got.requires_grad, f"{name} of logits that require grad does not require grad")
             found = torch.autograd.grad(got.sum(), leaves, materialize_grads=True)
             assert_finite(**dict(zip(("grad_of_p", "grad_of_q"), found, strict=True)))
@@ -1379,7 +1380,6 @@ class TestChunkedLmLoss:
         check_lm_gradient(submission, 1, -3.0)
 
     @pytest.mark.points(1, "gradient")
-    @pytest.mark.after("test_gradient_of_h", "test_gradient_of_w")
     def test_finite_differences(self, submission):
         """Finite differences agree with the gradients."""
         h, w, target = lm_inputs(5, 3, 2)
