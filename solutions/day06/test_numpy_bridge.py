@@ -161,7 +161,7 @@ class TestToTensor:
     @pytest.mark.points(2, "memory")
     @pytest.mark.after("test_values")
     def test_copies(self, submission):
-        """A write to the array doesn't reach the tensor, nor the other way round."""
+        """A write to array or tensor doesn't reach the other."""
         for dtype in ("float64", "float32", "int64", "bool", "uint16"):
             a = numbers(2, 3, dtype=dtype)
             before = a.copy()
@@ -204,7 +204,7 @@ class TestToTensor:
         "newbyteorder changes what a dtype says of the bytes; astype moves the bytes too."
     )
     def test_big_endian(self, submission):
-        """A big-endian array arrives with its values, and float64 as float32."""
+        """A big-endian array arrives with its values."""
         for dtype in (">f8", ">f4", ">i2", ">i8", ">u4"):
             a = numbers(2, 3, dtype=dtype)
             flipped = values_of(a.byteswap())
@@ -250,7 +250,7 @@ class TestToTensor:
 
     @pytest.mark.points(1, "memory")
     def test_read_only(self, submission):
-        """A write to the tensor never changes a read-only array, which stays read-only."""
+        """No write to the tensor changes a read-only array."""
         for dtype in ("float32", "float64", "int64"):
             a = reading(numbers(2, 3, dtype=dtype))
             before = a.copy()
@@ -287,7 +287,7 @@ class TestToTensor:
 
     @pytest.mark.points(1, "value")
     def test_share_keeps_float64(self, submission):
-        """With share, float64 stays float64, in the array's own memory."""
+        """With share, float64 stays float64."""
         a = numbers(2, 3)
         got = assert_tensor(submission.to_tensor(a, share=True))
         if got.dtype is torch.float32:
@@ -301,13 +301,13 @@ class TestToTensor:
 
     @pytest.mark.points(1, "value")
     def test_share_refuses_layouts(self, submission):
-        """With share, reversed and big-endian arrays raise a ValueError."""
+        """With share, reversed and big-endian arrays are refused."""
         for view in (numbers(3)[::-1], numbers(2, 3)[:, ::-1], numbers(3, dtype=">f8")):
             assert_raises(ValueError, submission.to_tensor, view, share=True)
 
     @pytest.mark.points(1, "value")
     def test_share_refuses_read_only(self, submission):
-        """With share, a read-only array raises a ValueError."""
+        """With share, a read-only array is refused."""
         for a in (
             reading(numbers(2, 3)),
             reading(numbers(2, 3, dtype="int64")),
@@ -363,7 +363,7 @@ class TestToNumpy:
 
     @pytest.mark.points(2, "memory")
     def test_copies(self, submission):
-        """A write to the array doesn't reach the tensor, nor the other way round."""
+        """A write to array or tensor doesn't reach the other."""
         x = torch.randn(2, 3, requires_grad=True)
         for said, t in (
             ("a float32 tensor", torch.randn(2, 3)),
@@ -380,7 +380,6 @@ class TestToNumpy:
                 "other; a copy is asked for",
                 id="memory.shared",
             )
-            expect(array.flags.writeable, f"the array of {said} is read-only")
 
     @pytest.mark.points(1, "value")
     @pytest.mark.hint("NumPy has no bfloat16. Which dtype of NumPy holds all its values?")
@@ -392,7 +391,7 @@ class TestToNumpy:
 
     @pytest.mark.points(1, "value")
     def test_requires_grad(self, submission):
-        """Leaves that require grad and results of operations have arrays too."""
+        """Tensors that require grad or have a graph are taken."""
         x = torch.randn(2, 3, requires_grad=True)
         for said, t in (("a leaf that requires grad", x), ("the result of x * 2", x * 2)):
             check_array(submission.to_numpy(t), t, "float32", f"to_numpy of {said}")
@@ -740,7 +739,7 @@ class TestNpLike:
 
     @pytest.mark.points(2, "value")
     def test_argmax(self, submission):
-        """argmax gives the first maximum, of all elements its place in the flat array."""
+        """argmax is the place of the first maximum, in int64."""
         for t in (torch.tensor([1.0, 3.0, 3.0, 2.0]), *samples(), torch.randn(7, 11).round()):
             check_like(submission, "argmax", t)
             for axis in range(-t.ndim, t.ndim):
@@ -802,7 +801,7 @@ class TestNpLike:
 
     @pytest.mark.points(1, "value")
     def test_nan(self, submission):
-        """A nan makes std, var, median and percentile nan; it is True, and the maximum."""
+        """nan stays nan, is True, and is the maximum."""
         t = torch.randn(3, 7)
         t[0, 2] = t[2, 1] = t[2, 4] = float("nan")
         for name in REDUCTIONS:
@@ -1062,7 +1061,7 @@ class TestAliasGroups:
 
     @pytest.mark.points(2, "value")
     def test_chain(self, submission):
-        """Objects that meet only through others are in one group, in every order."""
+        """Objects that meet only through others are in one group."""
         parts = ("x[:3]", "x[2:5]", "x[4:7]")
         orders = [
             "x = torch.arange(8); "
@@ -1079,7 +1078,7 @@ class TestAliasGroups:
 
     @pytest.mark.points(1, "value")
     def test_other_dtypes(self, submission):
-        """Views of another dtype are together with what they share bytes with."""
+        """Views of another dtype share bytes, if not elements."""
         run_scenarios(
             submission,
             "a = torch.zeros(3); b = a.view(torch.int16)",
@@ -1104,7 +1103,7 @@ class TestAliasGroups:
         "Addresses, sizes and strides can be read off each where it is, array or tensor."
     )
     def test_every_kind(self, submission):
-        """Reversed arrays, tensors that require grad and bfloat16 have memory too."""
+        """Reversed arrays, parameters and bfloat16 have memory too."""
         run_scenarios(
             submission,
             "a = np.arange(5); b = a[::-1]; c = a[3:1:-1]; d = a.copy()[::-1]",
@@ -1117,7 +1116,7 @@ class TestAliasGroups:
 
     @pytest.mark.points(1, "value")
     def test_random_scenarios(self, submission):
-        """Thirty random sets of slices and views are grouped by their bytes."""
+        """Random slices and views are grouped by their bytes."""
         run_scenarios(submission, *(random_scenario(2 + i // 6) for i in range(30)))
 
     @pytest.mark.points(1, "structure")
@@ -1290,7 +1289,7 @@ class TestRaggedCollate:
 
     @pytest.mark.points(4, "value")
     def test_dtypes(self, submission):
-        """Rows of float64, float32 and integers become float32, mixed too."""
+        """Floats and integers become float32, mixed too."""
         kinds = ("float64", "float32", "int64", "int32", "uint8")
         for dtype in kinds:
             rows = ragged(2, 3, dtype="float64")
@@ -1328,7 +1327,7 @@ class TestRaggedCollate:
 
     @pytest.mark.points(3, "value")
     def test_no_rows(self, submission):
-        """No rows give shapes (0, 0, 0) and (0,), in float32 and int64."""
+        """No rows give an empty batch and no lengths."""
         padded, lengths = collated(submission, [])
         assert_shape(padded, batch=0, step=0, feat=0)
         assert_dtype(padded, torch.float32, what="padded")
@@ -1445,10 +1444,10 @@ class TestRaggedCollate:
     @pytest.mark.points(1, "speed")
     @pytest.mark.after("test_values", "test_lengths")
     def test_speed(self, submission):
-        """200 rows take at most half the time of padded lists of lists."""
+        """It takes at most half the time of padded lists of lists."""
 
         def make(generator: torch.Generator, device: str) -> tuple[list[np.ndarray]]:
-            lengths = torch.randint(20, 41, (200,), generator=generator).tolist()
+            lengths = torch.randint(20, 41, (80,), generator=generator).tolist()
             return ([torch.randn(n, 11, generator=generator).numpy() for n in lengths],)
 
         assert_speed(
