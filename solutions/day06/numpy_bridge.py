@@ -102,7 +102,7 @@ def alias_groups(objs: dict[str, np.ndarray | Tensor]) -> list[set[str]]:
         they share at least one byte, directly or through a chain of others; an object without
         elements is alone.
     """
-    ### BEGIN SOLUTION 4: which bytes, then which groups
+    ### BEGIN SOLUTION 4: groups by memory
     groups: list[tuple[set[str], set[int]]] = []
     for name, obj in objs.items():
         if isinstance(obj, Tensor):
