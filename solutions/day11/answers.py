@@ -7,7 +7,7 @@ import math
 import types
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from train_eval import *
 
@@ -119,7 +119,7 @@ def grad_mode_left_off(model, loader, loss_fn):
 right = evaluate
 
 
-@rejected("evaluate", by=("test_modes", "test_modes_after_an_exception"), says="its own mode")
+@rejected("evaluate", by=("test_modes", "test_modes_after_an_exception"), says="own mode")
 def always_back_to_training(model, loader, loss_fn):
     try:
         return right(model, loader, loss_fn)
@@ -145,14 +145,11 @@ def children_first(model, loader, loss_fn):
             module.train(mode)
 
 
-@rejected("evaluate", by=("test_modes", "test_eval_mode"))
-def stays_in_eval(model, loader, loss_fn):
+@rejected("evaluate", by="test_modes", says="it was in training mode before")
+def left_in_eval(model, loader, loss_fn):
+    result = right(model, loader, loss_fn)
     model.eval()
-    return (
-        right(model, loader, loss_fn)
-        if len(model._modules) < 2
-        else right(model.train(), loader, loss_fn)
-    )
+    return result
 
 
 @rejected("evaluate", by="test_modes_after_an_exception", says="after an exception")
@@ -349,7 +346,7 @@ class CopiesInEval(Dropout):
         return super().forward(x) if self.training else x.clone()
 
 
-@rejected("Dropout", by=("test_rate", "test_kept_elements"), says="not to keep")
+@rejected("Dropout", by="test_rate", says="not to keep")
 def keep_probability(reference: str) -> str:
     return reference.replace("draws >= self.p", "draws < self.p")
 
@@ -1173,8 +1170,10 @@ def recalibrate_bn(model, loader):  # noqa: F811
             m.training = modes[m]
 
 
-BOSS = "mc_dropout_and_bn_recalibration"
-DROPS = "            if isinstance(module, nn.modules.dropout._DropoutNd):\n                module.train()\n"
+DROPS = """\
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.train()
+"""
 
 
 @rejected(
@@ -1259,12 +1258,12 @@ RESTORE = "        for module, mode in modes.items():\n            module.traini
 
 
 @rejected("mc_dropout_and_bn_recalibration", by="test_mc_modes", says="own mode")
-def left_in_eval(reference: str) -> str:
+def predicted_and_left_in_eval(reference: str) -> str:
     return reference.replace(PREDICT, "    model.eval()\n" + PREDICT)
 
 
 @rejected("mc_dropout_and_bn_recalibration", by="test_mc_modes")
-def left_in_training(reference: str) -> str:
+def predicted_and_left_in_training(reference: str) -> str:
     return reference.replace(PREDICT, "    model.train()\n" + PREDICT)
 
 
@@ -1377,3 +1376,9 @@ def recalibrated_without_finally(reference: str) -> str:
         + "def recalibrate_bn"
         + tail.replace("    finally:", "    except ZeroDivisionError:\n        pass\n    else:", 1)
     )
+
+
+@rejected("mc_dropout_and_bn_recalibration", by="test_sick_net", says="the weights are fine")
+def does_nothing(reference: str) -> str:
+    head, tail = reference.split("def recalibrate_bn")
+    return head + "def recalibrate_bn" + tail.replace("    modes =", "    return\n    modes =")

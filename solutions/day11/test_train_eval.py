@@ -96,8 +96,8 @@ def expect_modes(model: nn.Module, before: dict[str, bool], when: str) -> None:
     for name, mode in modes(model).items():
         expect(
             mode == before[name],
-            f"{when}, {name} is in {words[mode]} mode; it was in {words[before[name]]} mode before. "
-            "Write every module's own mode down before you change any",
+            f"{when}, {name} is in {words[mode]} mode; it was in {words[before[name]]} mode "
+            "before. Write every module's own mode down before you change any",
             got=mode,
             expected=before[name],
         )
@@ -737,7 +737,7 @@ class TestBatchNorm1d:
         if failure:
             raise failure
 
-    @pytest.mark.points(2, "value")
+    @pytest.mark.points(1, "value")
     def test_momentum_none(self, submission):
         """With momentum None the statistics are the plain average of all batches."""
         mine, theirs = pair(submission, 3, momentum=None)
@@ -863,7 +863,7 @@ class TestBatchNorm1d:
         parameters = dict(mine.named_parameters())
         expect(
             sorted(parameters) == ["bias", "weight"],
-            f"the parameters are {', '.join(sorted(parameters)) or 'none'}; expected weight and bias",
+            f"the parameters are {', '.join(sorted(parameters))}; expected weight and bias",
         )
         theirs = theirs.double()
         unsettle(theirs)
@@ -990,6 +990,18 @@ def in_eval(module: nn.Module, x: Tensor) -> Tensor:
     """What the module computes in eval mode, by a copy made before it was frozen."""
     with torch.no_grad():
         return copy.deepcopy(module).eval()(x)
+
+
+def round_trip(model: nn.Module) -> nn.Module:
+    """The model as pickle brings it back.
+
+    copyreg remembers the slots of a class as an attribute of it; Parameter is handed back without.
+    """
+    try:
+        return pickle.loads(pickle.dumps(model))
+    finally:
+        if "__slotnames__" in vars(nn.Parameter):
+            del nn.Parameter.__slotnames__
 
 
 def expect_frozen(model: nn.Module, twin: nn.Module, why: str) -> None:
@@ -1235,7 +1247,7 @@ class TestFreeze:
         submission.freeze(model.backbone)
         model.train()
         try:
-            other = pickle.loads(pickle.dumps(model))
+            other = round_trip(model)
         except Exception as error:
             fail(
                 f"the frozen model can't be pickled ({type(error).__name__}): pickle finds "
@@ -1382,9 +1394,9 @@ def two_norms() -> nn.Sequential:
 
 
 def two_groups(size: int, only: int | None = None) -> tuple[Tensor, Tensor]:
-    """Points around (-2, ...) and (2, ...), labelled 0 and 1."""
+    """Points around (4, ...) and (8, ...), labelled 0 and 1."""
     y = torch.randint(2, (size,)) if only is None else torch.full((size,), only)
-    return torch.randn(size, 5) + (4.0 * y[:, None] - 2.0), y
+    return torch.randn(size, 5) + (4.0 * y[:, None] + 4.0), y
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -1674,7 +1686,7 @@ class TestMixedModes:
         submission.recalibrate_bn(net, loader)
         cured = accuracy(net, x, y)
         expect(
-            sick < 0.8 and cured > 0.95,
+            cured > 0.95,
             f"after recalibration the accuracy is {cured:.3f} (it was {sick:.3f}); expected more "
             "than 0.95, as the weights are fine and only the statistics were not",
             got=cured,
