@@ -104,8 +104,12 @@ def check_prepared(submission, loss: str, out: Tensor, target: Tensor) -> None:
         fail(
             f"{name} warns, given {said(pair)}"
             + (
-                ": it broadcasts them to a table of all pairs, and the mean of that is no loss of "
-                "rows; their shapes must be equal"
+                (
+                    ": it broadcasts them to a table of all pairs, and the mean of that is no loss "
+                    "of rows; their shapes must be equal"
+                    if max(out.numel(), target.numel()) > 1
+                    else ": their shapes must be equal for a single row too"
+                )
                 if sizes[0] != sizes[1]
                 else f": {str(caught[0].message).splitlines()[0]}"
             ),
@@ -115,6 +119,10 @@ def check_prepared(submission, loss: str, out: Tensor, target: Tensor) -> None:
     expected = rows_of(loss, expected_leaf, target)
     (wanted,) = torch.autograd.grad(expected, expected_leaf)
     explain = {}
+    if loss == "ce":
+        explain[
+            "softmax was applied to out; cross_entropy wants the logits, and normalises them itself"
+        ] = rows_of(loss, out.softmax(1), target)
     if loss == "seq_ce":
         batch, seq, classes = out.shape
         explain[
@@ -326,6 +334,9 @@ def check_bce(submission, z: Tensor, y: Tensor, pos_weight: Tensor | None, reduc
         "σ was applied twice; z is the logit, before any sigmoid": bce_oracle(
             z.sigmoid(), y, pos_weight, reduction
         ),
+        "the labels were rounded to 0 and 1; a soft label shares the loss between both terms": (
+            bce_oracle(z, (y > 0.5).to(y.dtype), pos_weight, reduction)
+        ),
         "y and 1 - y are exchanged: y goes with log σ(z)": bce_oracle(-z, y, pos_weight, reduction),
     }
     if pos_weight is not None:
@@ -334,6 +345,9 @@ def check_bce(submission, z: Tensor, y: Tensor, pos_weight: Tensor | None, reduc
                 pos_weight * bce_oracle(z, y, None, "none"), reduction
             ),
             "pos_weight has no effect": bce_oracle(z, y, None, reduction),
+            "the mean divides by the sum of the weights; it divides by the number of elements": (
+                bce_oracle(z, y, pos_weight, "sum") / (1 + (pos_weight - 1) * y).sum()
+            ),
             "pos_weight multiplies the term with 1 - y; it belongs to the one with y": reduced(
                 y * F.softplus(-z) + pos_weight * (1 - y) * F.softplus(z), reduction
             ),
@@ -444,8 +458,8 @@ class TestBceWithLogits:
             expect(
                 bool(got.isfinite().all()),
                 f"the loss of logit {case['z']:g} with label {case['y']:g} is {got.item()}; "
-                f"expected {expected.item():g}: a probability that rounds to 0 has no log; compute "
-                "the log of the sigmoid in one step",
+                f"expected {expected.item():g}: exp of 200 is inf in float32, and a sigmoid that "
+                "rounds to 0 has no log; take the log of the sigmoid in one step",
                 id="value.overflow",
                 expected=expected.item(),
                 got=str(got.item()),
@@ -509,8 +523,8 @@ class TestBceWithLogits:
             )
             if got == 0 and expected.abs() > 0.1:
                 fail(
-                    f"{says} is 0; expected {expected.item():g}: where a clamp cuts, nothing is "
-                    "learned, and these are the examples that are most wrong",
+                    f"{says} is 0; expected {expected.item():g}: these examples are the most "
+                    "wrong ones, and nothing is learned from them (a clamp does that)",
                     id="gradient.clamped",
                     expected=expected.item(),
                     got=0.0,
@@ -603,6 +617,11 @@ def known_mistakes(logits: Tensor, target: Tensor, **options) -> dict[str, Tenso
             logits.softmax(1), target, **options
         ),
     }
+    if not kept.all():
+        counted = {**options, "ignore_index": -100}
+        found["the ignored targets count like others"] = F.cross_entropy(
+            logits, target.clamp(0, classes - 1), **counted
+        )
     if how == "mean":
         if not kept.all():
             found["the mean divides by all targets, the ignored ones included"] = (
@@ -617,6 +636,27 @@ def known_mistakes(logits: Tensor, target: Tensor, **options) -> dict[str, Tenso
             found["the mean divides by the batch; it divides by the number of targets"] = (
                 total / len(target)
             )
+    if smoothing and how != "mean":
+        scale = torch.ones(classes).to(logits) if weight is None else weight
+        spread = torch.einsum("bc...,c->b...", distances(logits), scale)
+        hard = F.cross_entropy(
+            logits, target, **{**options, "label_smoothing": 0.0, "reduction": "none"}
+        )
+        part = smoothing / classes * spread
+        found["the ignored targets still have their smoothing part"] = reduced(
+            (1 - smoothing) * hard + part, how
+        )
+        if weight is not None:
+            even = smoothing / classes * distances(logits).sum(1) * kept
+            own = scale[target.where(kept, 0)]
+            found |= {
+                "the smoothing part lacks the weights of the classes": reduced(
+                    (1 - smoothing) * hard + even, how
+                ),
+                "the smoothing part has the weight of the target; each class has its own": reduced(
+                    (1 - smoothing) * hard + even * own, how
+                ),
+            }
     if smoothing and classes > 1 and how != "mean" and weight is None:
         nll = F.cross_entropy(logits, target, ignore_index=ignored, reduction="none")
         whole = distances(logits).sum(1) * kept
@@ -736,8 +776,8 @@ class TestCrossEntropy:
         got = assert_tensor(submission.cross_entropy(logits.clone(), target.clone()))
         expect(
             bool(got.isnan().all()),
-            f"the mean over no target is {got.tolist()}; expected nan, as torch has it: a 0 would "
-            "hide that the batch had nothing to learn from",
+            f"the mean over no target is {got.tolist()}; expected nan, as torch has it: a number "
+            "would hide that the batch had nothing to learn from",
             id="value.empty_mean",
             got=str(got.tolist()),
         )
@@ -897,6 +937,9 @@ def check_seq(submission, logits: Tensor, tokens: Tensor, pad: int) -> None:
             back
         ),
         "it is the sum over the targets; expected their mean": losses[kept].sum(),
+        "the last position is compared with token 0: roll brings the first token to the end": (
+            F.cross_entropy(logits.transpose(1, 2), tokens.roll(-1, 1), ignore_index=pad)
+        ),
     }
     if not kept.all():
         explain |= {
@@ -1039,8 +1082,8 @@ def check_impossible_gradients(fn, oracle, names: tuple[str, str]) -> None:
         bad = int((~gradient.isfinite()).sum())
         expect(
             not bad,
-            f"with a p logit of -inf, {bad} of the 15 gradients of {name} are not finite: the "
-            "value is right, but backward still goes through 0 * inf; a `where` after the "
+            f"with a p logit of -inf, {bad} of the 15 gradients of {name} are not finite: "
+            "backward goes through 0 * inf, even where the value is right; a `where` after the "
             "product comes too late",
             id="gradient.nan",
         )
@@ -1135,6 +1178,7 @@ class TestKlAndJs:
             expected = js_rows(p, q)
             mixed = (p + q) / 2
             log_mixed = (p.log_softmax(1) + q.log_softmax(1)) / 2
+            middle = ((p.softmax(1) + q.softmax(1)) / 2).log()
             assert_close(
                 got,
                 expected,
@@ -1152,6 +1196,12 @@ class TestKlAndJs:
                         js_reversed(p, q)
                     ),
                     "it is its square root, the distance": expected.sqrt(),
+                    "it is KL(p || m) alone; expected the mean of it and KL(q || m)": (
+                        kl_rows(p, middle)
+                    ),
+                    "the average of p and q lacks its half, which is ln 2 in its log": (
+                        expected - math.log(2)
+                    ),
                 },
             )
 
@@ -1246,6 +1296,12 @@ def check_lm(submission, h: Tensor, w: Tensor, target: Tensor, chunk: int) -> No
     """The value, with the known mistakes by name."""
     got = submission.chunked_lm_loss(h.clone(), w.clone(), target.clone(), chunk)
     expected = full_loss(h, w, target)
+    if isinstance(got, Tensor) and got.isnan().any():
+        fail(
+            f"the loss of {len(h)} tokens in chunks of {chunk}, with target {target.tolist()}, is "
+            "nan: the mean over a chunk without targets is 0 / 0; add up sums",
+            id="value.nan",
+        )
     kept = target != -100
     parts = list(zip(h.split(chunk), target.split(chunk), strict=True))
     means = [full_loss(a, w, b) for a, b in parts if (b != -100).any()]
@@ -1301,7 +1357,8 @@ def check_lm_gradient(submission, which: int, scale: float) -> None:
     def run(case):
         h, w, target = lm_inputs(case["tokens"], 11, 3)
         if case["tokens"] > 3:
-            target[2] = -100
+            target[[2, 5]] = -100
+        kept = int((target != -100).sum())
         found, wanted = lm_gradients(submission, target, case["chunk"], h, w, scale)
         got, expected = found[which], wanted[which]
         expect(
@@ -1309,7 +1366,18 @@ def check_lm_gradient(submission, which: int, scale: float) -> None:
             f"no gradient arrives at {name}: {name}.grad is None after backward",
             id="gradient.none",
         )
-        explain = {f"the gradient of {name} is 0": torch.zeros_like(expected)}
+        explain = {
+            f"the gradient of {name} is 0": torch.zeros_like(expected),
+            f"the gradient of {name} is that of the sum of the losses, not of their mean": (
+                expected * kept
+            ),
+        }
+        if kept < len(target):
+            explain |= {
+                f"the gradient of {name} is divided by all tokens, the ignored ones included": (
+                    expected * kept / len(target)
+                ),
+            }
         if scale != 1:
             explain[
                 "the upstream gradient was not used: the loss may be a part of a larger one"
@@ -1381,15 +1449,27 @@ class TestChunkedLmLoss:
 
     @pytest.mark.points(1, "gradient")
     def test_finite_differences(self, submission):
-        """Finite differences agree with the gradients."""
+        """Finite differences of the loss agree with the gradients."""
         h, w, target = lm_inputs(5, 3, 2)
         target[1] = -100
-        assert_gradients(
-            lambda h, w: submission.chunked_lm_loss(h, w, target.clone(), 2),
-            h,
-            w,
-            names=("h", "w"),
-        )
+        leaves = [h.clone().requires_grad_(), w.clone().requires_grad_()]
+        loss = assert_tensor(submission.chunked_lm_loss(*leaves, target.clone(), 2))
+        expect(loss.requires_grad, "the loss of h and w that require grad does not require grad")
+        loss.backward()
+        for name, leaf in zip("hw", leaves, strict=True):
+            expect(leaf.grad is not None, f"no gradient arrives at {name}: {name}.grad is None")
+            step = 1e-5 * torch.randn_like(leaf)
+            values = []
+            for sign in (1, -1):
+                moved = [(x + sign * step).detach() if x is leaf else x.detach() for x in leaves]
+                values.append(submission.chunked_lm_loss(*moved, target.clone(), 2).detach())
+            assert_close(
+                (leaf.grad * step).sum() / 1e-5,
+                (values[0] - values[1]) / 2e-5,
+                rtol=1e-6,
+                atol=1e-8,
+                what=f"the slope along a random direction that the gradient of {name} gives",
+            )
 
     @pytest.mark.points(3, "memory")
     @pytest.mark.after("test_value")
