@@ -702,7 +702,9 @@ def check_program(submission, case: dict[str, Any], why: str = "") -> None:
         fail(f"predict gave {answer!r}; shape and stride are tuples of ints", id="predict.form")
     expected = run_program(shape, stride, ops)
     shown = {"expected": str(expected), "got": str((sizes, strides, memory))}
-    program = "the program " + ", ".join(f"{name}{args}" for name, args in ops)
+    program = "the program " + ", ".join(
+        f"{name}({', '.join(map(str, args))})" for name, args in ops
+    )
     program = program if ops else "the empty program"
     if sizes != expected[0]:
         fail(
@@ -1178,6 +1180,13 @@ class TestRepairFive:
         several(check_pick, submission, (3, 5), (5, 3), (3, 3))
 
     @pytest.mark.points(3, "shape")
+    @pytest.mark.after(
+        "test_merge_heads",
+        "test_to_nchw",
+        "test_batch_outer",
+        "test_column_loss",
+        "test_pick_per_row",
+    )
     def test_batch_of_one(self, submission):
         """A batch of one keeps its axis."""
         check_merge(submission, 1, 3, 5, 7)
@@ -1187,6 +1196,13 @@ class TestRepairFive:
         check_pick(submission, 1, 5)
 
     @pytest.mark.points(2, "shape")
+    @pytest.mark.after(
+        "test_merge_heads",
+        "test_to_nchw",
+        "test_batch_outer",
+        "test_column_loss",
+        "test_pick_per_row",
+    )
     def test_other_axes_of_one(self, submission):
         """Other axes of size 1 are kept too."""
         several(check_merge, submission, (2, 1, 3, 5), (2, 3, 1, 5), (2, 3, 5, 1))
