@@ -209,7 +209,13 @@ def steps_twice(reference: str) -> str:
     ).replace("    opt.step()\n    return loss.item()", TWICE)
 
 
-TWICE = "    opt.step()\n    opt.zero_grad()\n    loss = loss_fn(model(x), y)\n    loss.backward()\n    opt.step()\n    return loss.item()"
+TWICE = """\
+    opt.step()
+    opt.zero_grad()
+    loss = loss_fn(model(x), y)
+    loss.backward()
+    opt.step()
+    return loss.item()"""
 
 # --- 2 ------------------------------------------------------------------------------------------
 
@@ -656,11 +662,7 @@ class NoneIsZero(SGD):
 
 @rejected("SGD", by="test_none_is_not_zero", says="momentum goes on")
 def zero_is_skipped(reference: str) -> str:
-    return reference.replace(
-        "if p.grad is None:\n                        continue\n                    g = p.grad.add(p",
-        "if p.grad is None or not p.grad.any():\n                        continue\n"
-        "                    g = p.grad.add(p",
-    )
+    return reference.replace("if p.grad is None:", "if p.grad is None or not p.grad.any():")
 
 
 @rejected("SGD", by="test_closure", says="disabled")
@@ -735,6 +737,23 @@ def buffer_is_the_gradient(reference: str) -> str:
         'g = p.grad.add(p, alpha=group["weight_decay"])',
         'g = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad',
     ).replace('state["buffer"] = g.clone()', 'state["buffer"] = g')
+
+
+@rejected("SGD", by="test_gradients_stay", says="very tensor")
+class FirstBufferIsTheGradient(SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            m, wd = group["momentum"], group["weight_decay"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                g = p.grad + wd * p if wd else p.grad
+                state = self.state[p]
+                buf = state["buf"] = m * state["buf"] + g if "buf" in state else g
+                p -= group["lr"] * (g + m * buf if group["nesterov"] else buf)
+        return loss
 
 
 @rejected("SGD", by="test_gradients_stay", says="before the step")
@@ -951,19 +970,20 @@ class CounterIsNotSaved(AdamW):
 
 
 @rejected("AdamW", by="test_none_is_skipped", says="weight decay too")
-def decay_before_the_question(reference: str) -> str:
-    head, tail = reference.split("class AdamW")
-    return f"{head}class AdamW" + tail.replace(
-        '                for p in group["params"]:\n',
-        '                for p in group["params"]:\n'
-        '                    if group["decoupled"]:\n'
-        "                        p.mul_(1 - lr * decay)\n",
-        1,
-    ).replace(
-        '                    if group["decoupled"]:\n                        p.mul_(1 - lr * decay)\n'
-        "                    else:",
-        '                    if not group["decoupled"]:',
-    )
+class DecaysEveryone(AdamW):
+    def step(self, closure=None):
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["decoupled"]:
+                    p.data.mul_(1 - group["lr"] * group["weight_decay"])
+        kept = [(group, group["weight_decay"]) for group in self.param_groups]
+        for group, decay in kept:
+            group["weight_decay"] = 0.0 if group["decoupled"] else decay
+        super().step()
+        for group, decay in kept:
+            group["weight_decay"] = decay
+        return loss
 
 
 @rejected("AdamW", by=("test_none_is_skipped", "test_own_counter"))

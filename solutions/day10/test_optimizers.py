@@ -157,6 +157,9 @@ class TestTrainStep:
         for p in run.model.parameters():
             p.grad = torch.ones_like(p)
         left: list[bool] = []
+        accumulated: list[Tensor] = []
+        for p in run.model.parameters():
+            p.register_post_accumulate_grad_hook(accumulated.append)
 
         def loss_fn(prediction: Tensor, y: Tensor) -> Tensor:
             loss = F.mse_loss(prediction, y)
@@ -172,7 +175,7 @@ class TestTrainStep:
             submission.train_step(run.model, run.opt, loss_fn, run.x, run.y)
         expect(len(left) == 1, f"backward was called {len(left)} times; expected once")
         expect(
-            not left[0],
+            not (left[0] and accumulated),
             "old gradients were still in .grad when backward began; backward adds to what is there",
         )
         expect(len(log) == 1, f"`opt.step` was called {len(log)} times; expected once")
@@ -601,7 +604,7 @@ def assert_gradients_stay(make: Callable[[Any], Any], plain: Callable[[Any], Any
         opt.step()
         expect(
             torch.equal(flat([p.grad for p in parameters]), flat(given)),
-            "`.grad` is not what it was before the step; compute with a tensor of your own",
+            "`.grad` is not what it was before the step; compute with a copy, and keep a copy",
         )
         history.append(flat(parameters))
     others = as_parameters(values)
@@ -1719,8 +1722,8 @@ class TestWarmupCosine:
         """Frozen parameters are left out."""
         model = Blocks()
         frozen = ("table.weight", "body.0.weight", "norm.bias")
-        for name, p in model.named_parameters():
-            p.requires_grad_(name not in frozen)
+        for own_name, p in model.named_parameters():
+            p.requires_grad_(own_name not in frozen)
         found = decays(submission.param_groups(model, 0.25), model)
         for name, values in found.items():
             if name in frozen:
@@ -1866,12 +1869,12 @@ class TestWarmupCosine:
         seen = {name: buffer.clone() for name, buffer in model.named_buffers()}
         disturb(model)
         ema.copy_to(model)
-        for name, buffer in model.named_buffers():
+        for own_name, buffer in model.named_buffers():
             expect(
-                torch.equal(buffer, seen[name]),
-                f"the buffer {name} is not as the last update saw it: it must be copied at the "
+                torch.equal(buffer, seen[own_name]),
+                f"the buffer {own_name} is not as the last update saw it: it must be copied at the "
                 "update (a clone: training writes into it later) and written by copy_to",
-                expected=seen[name],
+                expected=seen[own_name],
                 got=buffer,
             )
 
