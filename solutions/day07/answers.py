@@ -185,6 +185,11 @@ def a_list_gives_a_view(reference: str) -> str:
     return with_rows(reference, r11='((2, 7), (7, 1), "view")')
 
 
+@rejected("given_rows", by="test_strides_of_parts", says="row 12")
+def windows_step_by_one(reference: str) -> str:
+    return with_rows(reference, r12='((2, 3, 3), (7, 1, 1), "view")')
+
+
 @rejected("given_rows", by="test_memory_of_parts", says="overlap")
 def unfold_copies(reference: str) -> str:
     return with_rows(reference, r12='((2, 3, 3), (7, 2, 1), "copy")')
@@ -360,6 +365,24 @@ def strides_as_if_contiguous(reference: str) -> str:
 @rejected("own_rows", by="test_strides", says="jumps")
 def an_expanded_axis_jumps(reference: str) -> str:
     return in_own_rows(reference, "(5, 3, 2), (0, 1, 3)", "(5, 3, 2), (6, 1, 3)")
+
+
+@accepted("own_rows")
+def lists_for_tuples(reference: str) -> str:
+    row = '("x[[0, 0]]", (3, 5), (5, 1), (2, 5), (5, 1), "copy")'
+    return in_own_rows(reference, row, '["x[[0, 0]]", [3, 5], [5, 1], [2, 5], [5, 1], "copy"]')
+
+
+@rejected("own_rows", by="test_rows", says="too large")
+def an_x_that_is_too_large(reference: str) -> str:
+    return in_own_rows(
+        reference, '("x.clone()", (3, 5), (5, 1)', '("x.clone()", (999, 999), (999, 1)'
+    )
+
+
+@rejected("own_rows", by="test_rows", says="x.mT.reshape(6)")
+def two_operations_in_one_row(reference: str) -> str:
+    return in_own_rows(reference, '"x.clone()"', '"x.clone(), x.clone()"')
 
 
 @rejected("own_rows", by="test_rows", says="at least 20")
@@ -767,6 +790,46 @@ def always_contiguous(reference: str) -> str:
     return reference.replace(
         "return tuple(sizes), tuple(steps), memory",
         "return tuple(sizes), tuple(row_major(sizes)), memory",
+    )
+
+
+@rejected("predict", by=("test_reshaped_views", "test_random_programs"), says="result shape")
+def flatten_takes_all_axes(reference: str) -> str:
+    return reference.replace(
+        "(*sizes[:first], prod(sizes[first : last + 1]), *sizes[last + 1 :])", "(prod(sizes),)"
+    )
+
+
+@rejected("predict", by="test_reshaped_views", says="without a gap")
+def expanded_axes_are_never_merged(reference: str) -> str:
+    return reference.replace("runs[-1][1] == size * step:", "runs[-1][1] == size * step > 0:")
+
+
+@rejected("predict", by="test_random_programs")
+def a_reshape_after_a_copy_is_not_looked_at(reference: str) -> str:
+    return reference.replace(
+        "            if kept is None:\n",
+        '            if memory == "copy" and name == "reshape":\n'
+        "                kept = fresh\n"
+        "            if kept is None:\n",
+    )
+
+
+@rejected("predict", by="test_axes_move", says="predict says True")
+def says_whether_it_is_a_view(reference: str) -> str:
+    return reference.replace("tuple(steps), memory", 'tuple(steps), memory == "view"')
+
+
+@rejected("predict", by="test_axes_move", says="(shape, stride, memory)")
+def forgets_the_memory(reference: str) -> str:
+    return reference.replace("tuple(steps), memory", "tuple(steps)")
+
+
+@rejected("predict", by="test_parts", says="range(a, b, step)")
+def select_takes_the_wrong_axis(reference: str) -> str:
+    return reference.replace(
+        'elif name == "select":\n            del sizes[args[0]], steps[args[0]]',
+        'elif name == "select":\n            del sizes[0], steps[0]',
     )
 
 
