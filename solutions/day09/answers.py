@@ -563,6 +563,23 @@ def clamped_but_not_masked(reference):
     ).replace("target.where(kept, 0)", "target.clamp(0, logits.shape[1] - 1)")
 
 
+@rejected("cross_entropy", by="test_arguments", says="target was changed")
+def into_the_targets(reference):
+    return reference.replace(
+        "index = target.where(kept, 0)", "index = target.masked_fill_(~kept, 0)"
+    )
+
+
+@rejected("cross_entropy", by="test_arguments")
+def ones_on_the_cpu(reference):
+    return reference.replace(
+        "counted = kept.to(logp.dtype) if weight is None else kept * weight[index]",
+        "w = torch.ones(logits.shape[1]).to(logp.dtype)\n"
+        "    w = w + torch.zeros(logits.shape[1]) if weight is None else w * weight\n"
+        "    counted = kept * w[index]",
+    )
+
+
 @rejected("cross_entropy", by="test_all_ignored", says="nan")
 def zero_if_all_are_ignored(reference):
     return reference.replace(

@@ -801,7 +801,7 @@ class TestCrossEntropy:
             ],
         )
 
-    @pytest.mark.points(2, "value")
+    @pytest.mark.points(1, "value")
     @pytest.mark.after("test_weight", "test_ignore_index", "test_label_smoothing")
     def test_options_together(self, submission):
         """Weights, ignored targets and smoothing work together."""
@@ -903,6 +903,14 @@ class TestCrossEntropy:
             submission.cross_entropy(logits, target)
             submission.cross_entropy(logits, target, weight, 1, 0.1, "mean")
 
+    @pytest.mark.points(1, "structure")
+    def test_arguments(self, submission):
+        """The arguments stay as they were, and the result is where they are."""
+        logits, target, weight = torch.randn(5, 3), torch.tensor([0, -100, 2, 1, 0]), torch.rand(3)
+        got = assert_unchanged(submission.cross_entropy, logits, target, weight)
+        assert_dtype(got, torch.float32)
+        assert_runs_on_meta(submission.cross_entropy, logits, target, weight)
+
 
 # The loss of a language model.
 
@@ -976,7 +984,9 @@ class TestSeqLoss:
             for _ in range(2):
                 batch, seq, vocab = shape
                 logits = randn(*shape, dtype=torch.float64)
-                check_seq(submission, logits, rand_ints(batch, seq, low=1, high=vocab), 0)
+                first = rand_ints(batch, 1, high=vocab)
+                tokens = (first + torch.arange(seq)) % (vocab - 1) + 1  # neighbours differ
+                check_seq(submission, logits, tokens, 0)
 
         smallest(run, ((1, 2, 3), (2, 3, 7), (3, 5, 7)))
 
@@ -1040,6 +1050,7 @@ class TestSeqLoss:
         tokens = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 1, 2, 6]]).T.contiguous().T
         got = assert_unchanged(submission.seq_loss, logits, tokens, 0)
         assert_close(got, seq_mean(logits, tokens, 0))
+        assert_runs_on_meta(submission.seq_loss, logits, tokens, 0)
 
 
 # Divergences.
