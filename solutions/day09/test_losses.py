@@ -171,7 +171,7 @@ class TestPrepare:
 
     @pytest.mark.points(1, "value")
     def test_target_dtypes(self, submission):
-        """Integer, bool and double targets give mse and l1 in the dtype of out."""
+        """Targets of any dtype give mse and l1 in the dtype of out."""
 
         def run(case):
             target = torch.tensor([0, 1, 1, 0, 1]).to(case["target"])
@@ -739,7 +739,7 @@ class TestCrossEntropy:
 
     @pytest.mark.points(2, "value")
     def test_weight(self, submission):
-        """Weights multiply, and the mean divides by the weights of the targets."""
+        """Weights multiply, and the mean divides by their sum."""
 
         def run(how):
             logits, target = randn(5, 3, dtype=torch.float64), torch.tensor([2, 0, 0, 1, 2])
@@ -771,7 +771,7 @@ class TestCrossEntropy:
 
     @pytest.mark.points(1, "value")
     def test_all_ignored(self, submission):
-        """If all targets are ignored, the mean is nan and the sum 0, as in torch."""
+        """If all targets are ignored, the mean is nan and the sum 0."""
         logits, target = torch.randn(3, 5), torch.full((3,), -100)
         got = assert_tensor(submission.cross_entropy(logits.clone(), target.clone()))
         expect(
@@ -865,7 +865,7 @@ class TestCrossEntropy:
 
     @pytest.mark.points(1, "gradient")
     def test_gradient_rows(self, submission):
-        """The gradient of a row sums to 0, and is 0 where the target is ignored."""
+        """Gradient rows sum to 0, and are 0 where ignored."""
         logits = randn(5, 3, dtype=torch.float64, requires_grad=True)
         target = torch.tensor([-100, 2, 0, 1, -100])
         loss = assert_tensor(submission.cross_entropy(logits, target.clone()))
@@ -1005,7 +1005,7 @@ class TestSeqLoss:
 
     @pytest.mark.points(3, "value")
     def test_short_and_long(self, submission):
-        """Every target token counts the same, in a short sequence and in a long one."""
+        """A target token of a short sequence counts as any other."""
         tokens = torch.tensor([[1, 2, 3, 4, 5, 1, 2], [3, 1, 0, 0, 0, 0, 0]])
         check_seq(submission, 3 * randn(2, 7, 6, dtype=torch.float64), tokens, 0)
 
@@ -1045,7 +1045,7 @@ class TestSeqLoss:
 
     @pytest.mark.points(1, "structure")
     def test_arguments(self, submission):
-        """It takes non-contiguous logits, and leaves its arguments as they were."""
+        """It takes non-contiguous logits, and changes no argument."""
         logits = randn(7, 5, 2, dtype=torch.float64).permute(2, 1, 0)
         tokens = torch.tensor([[1, 2, 3, 0, 0], [4, 5, 1, 2, 6]]).T.contiguous().T
         got = assert_unchanged(submission.seq_loss, logits, tokens, 0)
@@ -1152,7 +1152,7 @@ class TestKlAndJs:
 
     @pytest.mark.points(1, "value")
     def test_direction(self, submission):
-        """KL(p || q) is small where p is narrow and q wide, and KL(q || p) is large."""
+        """kl is weighted by its first argument."""
         narrow = torch.tensor([[0.98, 0.01, 0.01]], dtype=torch.float64).log()
         wide = torch.full((1, 3), 1 / 3, dtype=torch.float64).log()
         got = submission.kl(narrow.clone(), wide.clone())
@@ -1171,7 +1171,7 @@ class TestKlAndJs:
 
     @pytest.mark.points(1, "value")
     def test_zero_and_shift(self, submission):
-        """Equal distributions give 0, also when their logits differ by a constant."""
+        """Equal distributions give 0, whatever constant the logits hold."""
         p = randn(3, 5, dtype=torch.float64)
         for name in ("kl", "js"):
             got = getattr(submission, name)(p.clone(), p + torch.tensor([[3.0], [-7.0], [11.0]]))
@@ -1181,7 +1181,7 @@ class TestKlAndJs:
 
     @pytest.mark.points(2, "value")
     def test_js(self, submission):
-        """js is the mean divergence from the average of the two distributions."""
+        """js is the mean divergence from the average of p and q."""
 
         def run(shape):
             p, q = (3 * randn(*shape, dtype=torch.float64) for _ in range(2))
@@ -1425,7 +1425,7 @@ class TestChunkedLmLoss:
 
     @pytest.mark.points(3, "value")
     def test_ignored(self, submission):
-        """Ignored tokens count in no sum and in no denominator, whole chunks of them too."""
+        """Ignored tokens count nowhere, whole chunks of them neither."""
         ignored = (
             [1],
             [0, 1, 3],
@@ -1496,7 +1496,7 @@ class TestChunkedLmLoss:
     @pytest.mark.points(4, "memory")
     @pytest.mark.after("test_value")
     def test_peak(self, submission):
-        """Forward and backward together hold less than the logits would take."""
+        """Forward and backward hold less than the logits would take."""
         h, w, target = lm_inputs(512, 2048, 64, torch.float32)
         h, w = (h / 8).requires_grad_(), w.requires_grad_()
 
