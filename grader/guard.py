@@ -60,6 +60,8 @@ _CLASSES = (
 )
 # `torch.cuda` and friends fill themselves in on first use; a name that is new is nobody's theft.
 _LAZY = frozenset({"__warningregistry__", "__builtins__", "_"})
+# Python keeps these on a class at first use: pickling the first, looking at annotations the others.
+_CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
 
 _EVENTS = {
     "sys._getframe": "reads the frames of its caller (sys._getframe)",
@@ -119,7 +121,7 @@ class Guard:
                     setattr(space, key, value)
                     found.append(Finding(f"replaces {name}.{key}"))
             if isinstance(space, type):
-                for key in sorted(set(now) - set(names)):
+                for key in sorted(set(now) - set(names) - _CACHES):
                     if any(key in vars(base) for base in space.__mro__[1:]):
                         delattr(space, key)
                         found.append(Finding(f"replaces {name}.{key}"))
