@@ -152,7 +152,7 @@ class TestTrainStep:
 
     @pytest.mark.points(1, "structure")
     def test_one_backward_and_one_step(self, submission):
-        """Old gradients are gone when the one backward begins; the one step follows."""
+        """Old gradients are gone before the one backward and one step."""
         run = Step()
         for p in run.model.parameters():
             p.grad = torch.ones_like(p)
@@ -824,7 +824,7 @@ class TestSGD:
 
     @pytest.mark.points(1, "value")
     def test_none_is_not_zero(self, submission):
-        """A grad of None skips the parameter; a grad of zero lets the buffer move it."""
+        """A grad of None skips the parameter, a grad of zero does not."""
         values = double((3,), (5,))
         parameters, others = as_parameters(values), as_parameters(values)
         start, zero = some_gradients(1, values)[0], torch.zeros(5, dtype=torch.float64)
@@ -846,7 +846,7 @@ class TestSGD:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_like_torch")
     def test_resume(self, submission):
-        """A new optimizer goes on from the state_dict as the old one would have."""
+        """A new optimizer goes on from the state_dict."""
         values = double((2, 3), (5,))
         gradients = some_gradients(6, values)
         found = resumed(lambda ps: submission.SGD(ps, lr=0.1, momentum=0.9), values, gradients)
@@ -872,7 +872,7 @@ class TestSGD:
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_like_torch")
     def test_added_group(self, submission):
-        """A group that is added later gets its own buffers, and the others keep theirs."""
+        """A group added later gets its own buffers; the others keep theirs."""
         values = double((5,), (5,), (5,))
         gradients = some_gradients(6, values)
         found = in_other_order(
@@ -1091,7 +1091,7 @@ class TestAdamW:
 
     @pytest.mark.points(2, "value")
     def test_first_step(self, submission):
-        """The first step is lr long in every element, whatever the gradient's size."""
+        """The first step is lr long, whatever the gradient's size."""
         gradient = torch.tensor([1e3, -20.0, 0.5, -7e5], dtype=torch.float64)
         start = torch.zeros(4, dtype=torch.float64)
         (p,) = parameters = as_parameters([start])
@@ -1206,7 +1206,7 @@ class TestAdamW:
     @pytest.mark.points(2, "value")
     @pytest.mark.after("test_decoupled")
     def test_resume(self, submission):
-        """A new optimizer goes on from the state_dict as the old one would have."""
+        """A new optimizer goes on from the state_dict."""
         values = double((2, 3), (5,))
         gradients = some_gradients(6, values)
         options = {"lr": 0.05, "weight_decay": 0.0}
@@ -1700,7 +1700,7 @@ class TestWarmupCosine:
     @pytest.mark.points(2, "structure")
     @pytest.mark.parametrize("table_first", [True, False], ids=["table-first", "linear-first"])
     def test_tied(self, submission, table_first):
-        """A weight that a table and a Linear share is there once, without decay."""
+        """A weight tied to a table is there once, without decay."""
         model = Tied(table_first)
         name = "table.weight" if table_first else "head.weight"
         found = decays(submission.param_groups(model, 0.25), model)[name]
@@ -1785,7 +1785,7 @@ class TestWarmupCosine:
 
     @pytest.mark.points(1, "value")
     def test_no_warmup(self, submission):
-        """Without a warm-up the first rate is the peak; it may also fill all steps."""
+        """The warm-up may be empty, or fill all steps."""
         for warmup, total in ((0, 5), (5, 5)):
             found = [
                 float(submission.lr_at(step, peak=0.5, floor=0.1, warmup=warmup, total=total))
@@ -1880,7 +1880,7 @@ class TestWarmupCosine:
 
     @pytest.mark.points(1, "structure")
     def test_own_memory(self, submission):
-        """Training on changes nothing in the average, and the model nothing by it."""
+        """The average has tensors of its own."""
         model = small_model()
         before = flat([*model.parameters()])
         ema = submission.EMA(model, 0.9)
