@@ -50,6 +50,20 @@ class Status(StrEnum):
         return self in (Status.FAILED, Status.ERROR, Status.TIMEOUT, Status.KILLED)
 
 
+WORST_FIRST = (
+    Status.KILLED,
+    Status.TIMEOUT,
+    Status.ERROR,
+    Status.FAILED,
+    Status.TODO,
+    Status.WAITING,
+    Status.UNSURE,
+    Status.PASSED,
+    Status.SKIPPED,
+)
+"""A check takes the worst status of its cases; those that were skipped do not count."""
+
+
 class Verdict(StrEnum):
     """How an attempt ended as a whole."""
 

@@ -30,7 +30,7 @@ from _pytest.outcomes import Failed, Skipped
 
 from grader import exercise_file, loading
 from grader.guard import Guard
-from grader.model import DEFAULT_SEED, Kind, Limits, Status
+from grader.model import DEFAULT_SEED, WORST_FIRST, Kind, Limits, Status
 from grader.testing import _record
 from grader.testing._failure import CheckFailed
 
@@ -366,22 +366,9 @@ def describe(
     return entry
 
 
-_ORDER = (
-    Status.KILLED,
-    Status.TIMEOUT,
-    Status.ERROR,
-    Status.FAILED,
-    Status.TODO,
-    Status.WAITING,
-    Status.UNSURE,
-    Status.PASSED,
-    Status.SKIPPED,
-)
-
-
 def worst(one: Status | None, other: Status) -> Status:
     """A check takes the worst status of its cases; skipped ones do not count."""
-    return other if one is None else min(one, other, key=_ORDER.index)
+    return other if one is None else min(one, other, key=WORST_FIRST.index)
 
 
 def _ending(error: BaseException, session: Session, item: pytest.Item) -> dict[str, Any]:

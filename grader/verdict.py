@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from grader.model import (
+    WORST_FIRST,
     Check,
     Exercise,
     Fault,
@@ -24,19 +25,6 @@ from grader.model import (
     Verdict,
 )
 from grader.runner import RawRun
-
-ORDER = (
-    Status.KILLED,
-    Status.TIMEOUT,
-    Status.ERROR,
-    Status.FAILED,
-    Status.TODO,
-    Status.WAITING,
-    Status.UNSURE,
-    Status.PASSED,
-    Status.SKIPPED,
-)
-"""A check takes the worst status of its cases; those that were skipped do not count."""
 
 
 def outcome(
@@ -65,7 +53,7 @@ def outcome(
         why = "not reached: the run was stopped at its limit of time"
         return Outcome(check, Status.WAITING, message=Message("not.reached", why))
     entries = [_entry(case) for case in cases]
-    entry = min(entries, key=lambda e: ORDER.index(Status(e["status"])))
+    entry = min(entries, key=lambda e: WORST_FIRST.index(Status(e["status"])))
     seconds = sum(float(e.get("seconds", 0.0)) for e in entries)
     cpu = sum(float(e.get("cpu_seconds", 0.0)) for e in entries)
     found = _read(check, entry, seconds, cpu, file, text.splitlines())
