@@ -9,11 +9,13 @@ from torch.nn import functional as F
 
 from grader.testing import (
     CheckFailed,
+    _record,
     assert_close,
     assert_gradients,
     assert_no_python_loop,
     assert_no_tensor_of,
     assert_ops_at_most,
+    assert_peak_memory,
     assert_unchanged,
     count_ops,
     forbid,
@@ -396,3 +398,20 @@ def test_what_torch_uses_inside_itself_is_no_use():
     assert use("autograd.functional.jacobian", hessian) is None
     assert use("autograd.functional.hessian", hessian) is not None
     assert use("softmax", lambda x: F.gumbel_softmax(x)) is None
+
+
+def test_memory_over_time_is_drawn_with_its_limit():
+    record = _record.begin()
+
+    def three_steps(x):
+        return (x + 1).mul(2).sum()
+
+    with pytest.raises(CheckFailed):
+        assert_peak_memory(100, three_steps, torch.zeros(1000))
+    (drawn,) = record.pictures
+    (series,) = drawn["data"]["series"]
+
+    assert drawn["kind"] == "curve"
+    assert drawn["data"]["limit"] == pytest.approx(0.1)
+    assert max(series["y"]) == pytest.approx(8.0)
+    assert drawn["caption"].endswith("100 bytes are allowed.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from grader.testing import _words
 from grader.testing._failure import fail
 from grader.testing._operators import DispatchMode, name_of, storage_keys, tensors_of
-from grader.testing._record import measured
+from grader.testing._record import measured, picture
 from grader.testing._trees import tensors_in
 
 _Tensor = torch.Tensor
@@ -29,11 +29,15 @@ def peak_memory(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     return _peak(fn, args, kwargs)[0]
 
 
+_MOST_POINTS = 120  # of the picture
+
+
 def assert_peak_memory(most: float, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """At most that many bytes live at once, as `peak_memory` counts; returns the result."""
     __tracebackhide__ = True
-    peak, result, largest = _peak(fn, args, kwargs)
+    peak, result, largest, over_time = _peak(fn, args, kwargs)
     measured(_size(peak))
+    _show(over_time, peak, most)
     if peak > most:
         details = []
         if largest is not None:
@@ -49,6 +53,34 @@ def assert_peak_memory(most: float, fn: Callable[..., Any], *args: Any, **kwargs
             details=details,
         )
     return result
+
+
+def _show(over_time: list[int], peak: int, most: float) -> None:
+    """Attach the bytes that lived after each operator, with the limit."""
+    if not over_time:
+        return
+    # Of each stretch its highest point: a peak must not fall through the grid.
+    step = -(-len(over_time) // _MOST_POINTS)
+    stretches = [over_time[i : i + step] for i in range(0, len(over_time), step)]
+    unit, size = next(
+        (pair for pair in (("MB", 1e6), ("kB", 1e3)) if max(peak, most) >= pair[1]), ("bytes", 1.0)
+    )
+    picture(
+        "curve",
+        "Memory over time",
+        f"At the most {_size(peak)} live at once; {_size(most)} are allowed.",
+        series=[
+            {
+                "label": "your call",
+                "x": [float(i * step) for i in range(len(stretches))],
+                "y": [max(stretch) / size for stretch in stretches],
+            }
+        ],
+        x_label="operators so far",
+        y_label=f"{unit} alive",
+        log_y=False,
+        limit=most / size,
+    )
 
 
 def saved_memory(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
@@ -116,6 +148,7 @@ class _Meter(DispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = _Ledger()
         self.largest: tuple[str, tuple[int, ...], int] | None = None
+        self.over_time: list[int] = []  # bytes alive after each operator
         self._older = held  # storages that were there before the call
         self._kept: list[Any] = []  # so that no new storage gets the identity of an older one
 
@@ -140,12 +173,13 @@ class _Meter(DispatchMode):
                     size = storage.nbytes()
                     if self.largest is None or size > self.largest[2]:
                         self.largest = (name, tuple(tensor.shape), size)
+        self.over_time.append(self.ledger.live)
         return result
 
 
 def _peak(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[int, Any, tuple[str, tuple[int, ...], int] | None]:
+) -> tuple[int, Any, tuple[str, tuple[int, ...], int] | None, list[int]]:
     held = list(tensors_in((fn, args, kwargs)))
     if any(tensor.device.type == "cuda" for tensor in held):
         torch.cuda.synchronize()
@@ -153,12 +187,12 @@ def _peak(
         before = torch.cuda.memory_allocated()
         result = fn(*args, **kwargs)
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before, result, None
+        return torch.cuda.max_memory_allocated() - before, result, None, []
     meter = _Meter({key for tensor in held for key in storage_keys(tensor)})
     with meter:
         result = fn(*args, **kwargs)
     meter.ledger.close()
-    return meter.ledger.peak, result, meter.largest
+    return meter.ledger.peak, result, meter.largest, meter.over_time
 
 
 def _saved(
