@@ -16,9 +16,7 @@ from grader.model import (
     Check,
     Environment,
     Exercise,
-    Message,
     Outcome,
-    Status,
     Verdict,
 )
 
@@ -182,12 +180,6 @@ def select(exercise: Exercise, options: Options) -> tuple[Check, ...]:
 def suite_digest(exercise: Exercise) -> str:
     """6 hex digits of the suite's text."""
     return hashlib.sha256(exercise.suite.read_bytes()).hexdigest()[:6]
-
-
-def not_run(exercise: Exercise, why: str) -> tuple[Outcome, ...]:
-    """An outcome for every check of an attempt that never got to run one."""
-    message = Message("not.run", why)
-    return tuple(Outcome(check, Status.WAITING, message=message) for check in exercise.checks)
 
 
 def _beside(exercise: Exercise, handed_in: Collection[str]) -> dict[str, str]:

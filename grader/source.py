@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import re
 import stat
@@ -54,19 +53,6 @@ class Submission:
     def located_fault(self, fault: Fault | None) -> Fault | None:
         """The fault with its lines counted as the learner does."""
         return _located_fault(self.cells, fault)
-
-    @property
-    def digest(self) -> str:
-        """12 hex digits of what was handed in."""
-        return digest(self.files)
-
-
-def digest(files: dict[str, str]) -> str:
-    """12 hex digits of some files' names and texts."""
-    sha = hashlib.sha256()
-    for name in sorted(files):
-        sha.update(f"{name}\0{files[name]}\0".encode("utf-8", "surrogatepass"))
-    return sha.hexdigest()[:12]
 
 
 def read(exercise: Exercise, path: Path | None = None, root: Path | None = None) -> Submission:

@@ -158,9 +158,10 @@ def verify_one(
                 _reference(exercise, run, report, seed)
             step()
             for answer in chosen:
-                (_accepted if answer.is_right else _rejected)(
-                    exercise, answer, run, report, seed, secrets
-                )
+                if answer.is_right:
+                    _accepted(answer, run, report, seed)
+                else:
+                    _rejected(answer, run, report, seed, secrets)
                 step()
     except GraderError as error:
         report.add("course", str(error))
@@ -314,14 +315,7 @@ def _reference(exercise: Exercise, run: _Run, report: Report, seed: int) -> None
         )
 
 
-def _accepted(
-    exercise: Exercise,
-    answer: answers.Answer,
-    run: _Run,
-    report: Report,
-    seed: int,
-    secrets: Sequence[str],
-) -> None:
+def _accepted(answer: answers.Answer, run: _Run, report: Report, seed: int) -> None:
     attempt, _ = run(answer.files, grading.Options(tasks=(answer.task,), seed=seed))
     where = f"answers.py:{answer.line} {answer.name}"
     if attempt.fault is not None:
@@ -332,12 +326,7 @@ def _accepted(
 
 
 def _rejected(
-    exercise: Exercise,
-    answer: answers.Answer,
-    run: _Run,
-    report: Report,
-    seed: int,
-    secrets: Sequence[str],
+    answer: answers.Answer, run: _Run, report: Report, seed: int, secrets: Sequence[str]
 ) -> None:
     attempt, _ = run(answer.files, grading.Options(checks=answer.by, seed=seed))
     where = f"answers.py:{answer.line} {answer.name}"

@@ -6,7 +6,7 @@ before any of the learner's text has arrived. Where there is no fork, the first 
 in the process itself, and the process ends with it.
 
 Requests: {"nodes", "source", "scratch", "seed", "speed", "limits", "open_tasks", "results"}
-Events:   ready, broken, forked, loaded, unloadable, started, case, done, ended
+Events:   ready, broken, forked, loaded, unloadable, started, case, done, aborted, ended
 """
 
 from __future__ import annotations
