@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,14 @@ _FIELDS = {
     "budget_seconds": (int, float),
     "task": list,
 }
-_TASK_FIELDS = {"name": str, "title": str, "points": int, "difficulty": int, "hints": list}
+_TASK_FIELDS = {
+    "name": str,
+    "title": str,
+    "points": int,
+    "difficulty": int,
+    "hints": list,
+    "files": list,
+}
 _OPTIONAL = {"data", "cpu_seconds", "memory_gb", "budget_seconds", "minutes"}
 
 
@@ -198,8 +205,10 @@ def _read(course: Course, id: str) -> Exercise:
             raise CourseError(f"{path}: {name} is missing")
     if table["track"] not in TRACKS:
         raise CourseError(f"{path}: track is {table['track']}; it must be one of {TRACKS}")
-    tasks = tuple(_task(path, number, entry) for number, entry in enumerate(table["task"], 1))
     files = tuple(table["files"])
+    tasks = tuple(
+        _task(path, number, entry, files) for number, entry in enumerate(table["task"], 1)
+    )
     if not files or not files[0].endswith(".py"):
         raise CourseError(f"{path}: the first of files must be the module, NAME.py")
     suite_path = source / f"test_{files[0]}"
@@ -227,11 +236,14 @@ def _read(course: Course, id: str) -> Exercise:
     )
 
 
-def _task(path: Path, number: int, table: Mapping[str, Any]) -> Task:
+def _task(path: Path, number: int, table: Mapping[str, Any], files: Sequence[str]) -> Task:
     _known(path, table, _TASK_FIELDS)
     for name in _TASK_FIELDS:
-        if name not in table:
+        if name not in table and name != "files":
             raise CourseError(f"{path}: {name} of task {number} is missing")
+    for name in table.get("files", ()):
+        if name not in files:
+            raise CourseError(f"{path}: task {number} names {name}, which is not in files")
     return Task(
         number=number,
         name=table["name"],
@@ -239,6 +251,7 @@ def _task(path: Path, number: int, table: Mapping[str, Any]) -> Task:
         points=table["points"],
         difficulty=table["difficulty"],
         hints=tuple(table["hints"]),
+        files=tuple(table.get("files", ())),
     )
 
 

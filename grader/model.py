@@ -104,6 +104,7 @@ class Task:
     points: int
     difficulty: int  # 1 warm-up, 2 needs thought, 3 boss
     hints: tuple[str, ...]  # a question, a fact, nearly the answer
+    files: tuple[str, ...] = ()  # of files that come written: it is open while none has changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import ast
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grader import exercise_file
+from grader import exercise_file, stubs
 from grader.model import Exercise, Fault, Line, Outcome
 
 LARGEST = 2**20
@@ -98,8 +98,21 @@ def of(
         for todo in exercise_file.todos(files[module])
         if todo.task in names
     )
+    todos += tuple(_untouched(exercise, files, display))
     still_open = tuple(dict.fromkeys(name for name, _ in todos))
     return Submission(files, display, still_open, todos, cells=cells)
+
+
+def _untouched(
+    exercise: Exercise, files: Mapping[str, str], display: Mapping[str, str]
+) -> Iterator[tuple[str, Line]]:
+    """The tasks whose own files are still as they were handed out, and where each begins."""
+    for task in exercise.tasks:
+        pristine = {name: stubs.text_of(exercise, name) for name in task.files}
+        # What was not handed in is graded in its pristine form.
+        if pristine and all(files.get(name, text) == text for name, text in pristine.items()):
+            first = task.files[0]
+            yield task.name, Line(display.get(first, first), 1, task.title)
 
 
 def locate(cells: Sequence[Cell], line: Line) -> Line:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from grader import answers, grading, release, runner, source, stubs
+from grader import answers, bundle, grading, release, runner, source, stubs
 from grader.errors import GraderError
 from grader.model import DEFAULT_SEED, Attempt, Exercise, Kind, Outcome, Status
 
@@ -223,7 +223,11 @@ def declarations(exercise: Exercise, report: Report) -> tuple[answers.Answer, ..
     known = {*exercise.files, *exercise.data, exercise.suite.name}
     known |= {"README.md", "exercise.toml", "answers.py", "__pycache__"}
     for path in sorted(exercise.source.iterdir()):
-        if path.name not in known and not path.name.startswith("."):
+        if path.name == bundle.STUB:
+            for pristine in sorted(path.iterdir()):
+                if pristine.name not in exercise.files:
+                    report.add(f"{path.name}/{pristine.name}", "is the pristine text of no file")
+        elif path.name not in known and not path.name.startswith("."):
             report.add(path.name, "is not part of an exercise; name it in data, or move it away")
     module = exercise.files[0].removesuffix(".py")
     for node in ast.walk(ast.parse(exercise.suite.read_text(encoding="utf-8"))):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from grader import course as courses
-from grader import suite
+from grader import source as submissions
+from grader import stubs, suite, verify
 from grader.errors import CourseError, UsageError
 from grader.model import Kind
 
@@ -74,6 +75,11 @@ def test_an_exercise_is_read_from_its_folder(course):
         ("difficulty = 2", "", "difficulty of task 2 is missing"),
         ("points = 50", "points = ", "exercise.toml"),
         ('["scaling.py"]', '["scaling.md"]', "the first of files must be the module"),
+        (
+            "points = 50",
+            'points = 50\nfiles = ["b.py"]',
+            "task 1 names b.py, which is not in files",
+        ),
     ],
 )
 def test_an_exercise_toml_in_disorder_names_the_field(course, old, new, complaint):
@@ -101,3 +107,55 @@ def test_the_course_is_the_nearest_parent_with_a_course_toml(course, tmp_path):
 def test_a_roadmap_day_lies_in_its_week(id, week):
     assert courses.week_of(id, "roadmap") == week
     assert courses.week_of(id, "lecture") is None
+
+
+def with_a_script(course):
+    """The exercise of the course with a third task: to repair a script that comes written."""
+    source = course.solutions_folder / "day01"
+    path = source / "exercise.toml"
+    text = path.read_text(encoding="utf-8").replace(
+        '["scaling.py"]', '["scaling.py", "script.py", "script.json"]'
+    )
+    task = '[[task]]\nname = "repair"\ntitle = "A script"\npoints = 0\ndifficulty = 1\n'
+    files = 'hints = ["a", "b", "c"]\nfiles = ["script.py", "script.json"]\n'
+    path.write_text(f"{text}\n{task}{files}", encoding="utf-8")
+    (source / "stub").mkdir()
+    for name, sick, well in (("script.py", "x = 1\n", "x = 2\n"), ("script.json", "{}", "[]")):
+        (source / name).write_text(well, encoding="utf-8")
+        (source / "stub" / name).write_text(sick, encoding="utf-8")
+    return course.exercise("day01")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_open"),
+    [({}, True), ({"script.py": "x = 2\n"}, False), ({"script.json": "[1]"}, False)],
+)
+def test_a_task_of_written_files_is_open_while_none_has_changed(course, changed, is_open):
+    exercise = with_a_script(course)
+    pristine = stubs.of(exercise)
+    assert (pristine["script.py"], pristine["script.json"]) == ("x = 1\n", "{}")
+
+    found = submissions.of(exercise, pristine | changed, {name: name for name in pristine})
+
+    assert found.open_tasks == ("double", "triple", *(["repair"] if is_open else []))
+    if is_open:
+        assert (found.todos[-1][1].file, found.todos[-1][1].number) == ("script.py", 1)
+
+
+def test_a_written_file_that_was_not_handed_in_counts_as_unchanged(course):
+    exercise = with_a_script(course)
+    module = {"scaling.py": "x = 0\n"}
+
+    assert submissions.of(exercise, module, module).open_tasks == ("repair",)
+
+
+def test_a_pristine_text_of_no_file_is_reported(course):
+    exercise = with_a_script(course)
+    (exercise.source / "stub" / "other.py").write_text("", encoding="utf-8")
+    report = verify.Report(exercise.id)
+
+    verify.declarations(exercise, report)
+
+    said = [str(problem) for problem in report.problems]
+    assert any("stub/other.py: is the pristine text of no file" in text for text in said)
+    assert not any("script.py" in text for text in said)
