@@ -1,0 +1,638 @@
+"""Answers to day 15 that its suite must accept or reject."""
+
+import copy
+import math
+
+import numpy as np
+import torch
+from nan_hunting import *
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from grader.answers import accepted, rejected
+
+# --- 1 ------------------------------------------------------------------------------------------
+
+
+@accepted("stable_zoo")
+def safe_norm(x, dim):
+    """In float64, where the squares fit."""
+    return x.double().norm(dim=dim).to(x.dtype)
+
+
+@accepted("stable_zoo")
+def safe_norm(x, dim):
+    """torch's norm of what was scaled, in the tensor's own dtype."""
+    largest = torch.linalg.vector_norm(x.detach(), ord=math.inf, dim=dim, keepdim=True)
+    largest = largest.masked_fill(largest == 0, 1)
+    return torch.linalg.vector_norm(x / largest, dim=dim) * largest.squeeze(dim)
+
+
+@accepted("stable_zoo")
+def safe_norm(x, dim):
+    """The scale keeps its graph; what flows through it cancels."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    m = wide.abs().max(dim=dim, keepdim=True).values
+    m = torch.where(m == 0, torch.ones_like(m), m)
+    s = ((wide / m) ** 2).sum(dim=dim, keepdim=True)
+    zero = s == 0
+    root = torch.where(zero, torch.zeros_like(s), torch.where(zero, torch.ones_like(s), s).sqrt())
+    return (root * m).squeeze(dim).to(x.dtype)
+
+
+class RootFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        root = x.sqrt()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx, upstream):
+        (root,) = ctx.saved_tensors
+        return torch.where(root > 0, upstream / (2 * root), torch.zeros_like(root))
+
+
+@accepted("stable_zoo")
+def safe_sqrt(x):
+    """A Function with a backward of its own."""
+    return RootFunction.apply(x)
+
+
+@accepted("stable_zoo")
+def safe_sqrt(x):
+    """By an index."""
+    result = torch.zeros_like(x)
+    return result.masked_scatter(x > 0, x[x > 0].sqrt()) if x.device.type != "meta" else result
+
+
+@accepted("stable_zoo")
+def safe_sqrt(x):
+    """masked_fill before and after."""
+    zero = x <= 0
+    return x.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+
+@accepted("stable_zoo")
+def log1mexp(x):
+    """Split at -1, with ones_like."""
+    near = x > -1
+    one = torch.ones_like(x)
+    a = torch.log(-torch.expm1(torch.where(near, x, -one)))
+    b = torch.log1p(-torch.exp(torch.where(near, -2 * one, x)))
+    return torch.where(near, a, b)
+
+
+@accepted("stable_zoo")
+def log1mexp(x):
+    """Clamps are safe inputs too."""
+    split = -0.6931
+    near = (-torch.expm1(x.clamp(min=split))).log()
+    far = torch.log1p(-x.clamp(max=split).exp())
+    return torch.where(x > split, near, far)
+
+
+@accepted("stable_zoo")
+def masked_softmax(x, mask, dim):
+    """The smallest number of the dtype as a fill, and zeros afterwards."""
+    scores = x.masked_fill(~mask, torch.finfo(x.dtype).min)
+    return scores.softmax(dim).masked_fill(~mask, 0)
+
+
+@accepted("stable_zoo")
+def masked_softmax(x, mask, dim):
+    """By hand: shift, exp, divide."""
+    mask = torch.broadcast_to(mask, x.shape)
+    top = torch.where(mask, x.detach(), torch.finfo(x.dtype).min).amax(dim, keepdim=True)
+    shifted = torch.where(mask, x - top, torch.zeros_like(x))
+    terms = torch.where(mask, shifted.exp(), torch.zeros_like(x))
+    total = terms.sum(dim=dim, keepdim=True)
+    return terms / total.masked_fill(total == 0, 1)
+
+
+@accepted("stable_zoo")
+def masked_softmax(x, mask, dim):
+    """By the sister function."""
+    lse = masked_logsumexp(x, mask, dim).unsqueeze(dim)
+    lse = torch.where(torch.isinf(lse), torch.zeros_like(lse), lse)
+    kept = torch.where(mask, x - lse, torch.zeros_like(x))
+    return torch.where(mask, kept.exp(), torch.zeros_like(x))
+
+
+@accepted("stable_zoo")
+def masked_logsumexp(x, mask, dim):
+    """By hand: shift, sum, log."""
+    mask = mask.broadcast_to(x.shape)
+    low = torch.finfo(x.dtype).min
+    filled = torch.where(mask, x, torch.full_like(x, low))
+    top = filled.detach().amax(dim, keepdim=True)
+    total = torch.where(mask, (filled - top).exp(), torch.zeros_like(x)).sum(dim)
+    some = total > 0
+    log = torch.where(some, total, torch.ones_like(total)).log() + top.squeeze(dim)
+    return torch.where(some, log, torch.full_like(log, -math.inf))
+
+
+@accepted("stable_zoo")
+def masked_logsumexp(x, mask, dim):
+    """A large negative fill, and the empty rows set at the end."""
+    filled = x.masked_fill(~mask, torch.finfo(x.dtype).min)
+    empty = ~mask.expand_as(x).any(dim)
+    return torch.where(empty, -math.inf, torch.logsumexp(filled, dim))
+
+
+@accepted("stable_zoo")
+def safe_acos(x):
+    """atan2 of the leg, which is (1 - x)(1 + x) under a safe root."""
+    return torch.atan2(safe_sqrt((1 - x) * (1 + x)), x)
+
+
+@accepted("stable_zoo")
+def safe_acos(x):
+    """Constants at the border."""
+    inside = x.abs() < 1
+    edge = torch.where(x > 0, torch.zeros_like(x), torch.full_like(x, math.pi))
+    return torch.where(inside, torch.acos(torch.where(inside, x, torch.zeros_like(x))), edge)
+
+
+@rejected("stable_zoo", by="test_singular_points", says="still differentiated")
+def safe_sqrt(x):
+    """A single where."""
+    return torch.where(x > 0, x.sqrt(), 0)
+
+
+@rejected("stable_zoo", by="test_singular_points", says="expected 0")
+def safe_sqrt(x):
+    """torch's own root."""
+    return x.sqrt()
+
+
+@rejected("stable_zoo", by="test_precision", says="eps")
+def safe_sqrt(x):
+    """An eps under the root."""
+    return (x + 1e-12).sqrt()
+
+
+@rejected("stable_zoo", by=("test_interior_gradients", "test_precision"), says="clamp")
+def safe_sqrt(x):
+    """A clamp."""
+    return x.clamp(min=1e-12).sqrt()
+
+
+@rejected("stable_zoo", by="test_singular_points", says="still differentiated")
+def safe_norm(x, dim):
+    """Scaled, under a bare root."""
+    largest = x.detach().abs().amax(dim, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1)
+    return (x / scale).square().sum(dim).sqrt() * scale.squeeze(dim)
+
+
+@rejected("stable_zoo", by=("test_norm_of_any_magnitude", "test_precision"), says="largest entry")
+def safe_norm(x, dim):
+    """No scaling."""
+    return safe_sqrt((x * x).sum(dim))
+
+
+@rejected("stable_zoo", by=("test_norm_of_any_magnitude", "test_precision"), says="largest entry")
+def safe_norm(x, dim):
+    """torch's own norm."""
+    return x.norm(dim=dim)
+
+
+@rejected("stable_zoo", by=("test_norm_of_any_magnitude", "test_precision"), says="largest entry")
+def safe_norm(x, dim):
+    """An eps beside the squares."""
+    return ((x * x).sum(dim) + 1e-12).sqrt()
+
+
+@rejected("stable_zoo", by="test_precision", says="relative error")
+def log1mexp(x):
+    """As it is written."""
+    return torch.log(1 - torch.exp(x))
+
+
+@rejected("stable_zoo", by="test_precision", says="relative error")
+def log1mexp(x):
+    """The form for small x everywhere."""
+    return torch.log(-torch.expm1(x))
+
+
+@rejected("stable_zoo", by="test_precision", says="relative error")
+def log1mexp(x):
+    """The form for far x everywhere."""
+    return torch.log1p(-torch.exp(x))
+
+
+@rejected("stable_zoo", by="test_half_precision", says="log1mexp")
+def log1mexp(x):
+    """Two good branches, and where over both of them."""
+    near, far = torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x))
+    return torch.where(x > -0.6931, near, far)
+
+
+@rejected("stable_zoo", by="test_half_precision", says="65504")
+def masked_softmax(x, mask, dim):
+    """-1e9 is no float16."""
+    return x.masked_fill(~mask, -1e9).softmax(dim) * mask.any(dim, keepdim=True)
+
+
+@rejected("stable_zoo", by="test_empty_rows", says="uniform")
+def masked_softmax(x, mask, dim):
+    """A large negative fill, and nothing for the empty rows."""
+    return torch.where(mask, x, torch.finfo(x.dtype).min).softmax(dim)
+
+
+@rejected("stable_zoo", by="test_empty_rows", says="-inf alone")
+def masked_softmax(x, mask, dim):
+    """Nothing for the empty rows."""
+    return x.masked_fill(~mask, -torch.inf).softmax(dim)
+
+
+@accepted("stable_zoo")
+def masked_softmax(x, mask, dim):
+    """The nan is picked away in the end, and masked_fill cuts its gradient."""
+    weights = x.masked_fill(~mask, -torch.inf).softmax(dim)
+    return torch.where(mask, weights, 0)
+
+
+@rejected("stable_zoo", by="test_empty_rows", says="still differentiated")
+def masked_softmax(x, mask, dim):
+    """The mask is added, so the gradient of the nan row has a way back."""
+    weights = (x + torch.where(mask, 0.0, -torch.inf).to(x.dtype)).softmax(dim)
+    return torch.where(mask, weights, 0)
+
+
+@rejected("stable_zoo", by="test_masked_entries", says="exactly 0")
+def masked_softmax(x, mask, dim):
+    """Softmax over everything, then the mask."""
+    weights = x.softmax(dim) * mask
+    total = weights.sum(dim, keepdim=True)
+    return weights / torch.where(total > 0, total, 1)
+
+
+@rejected("stable_zoo", by="test_no_nan_to_num", says="where the nan came from")
+def masked_softmax(x, mask, dim):
+    """The cause is hidden."""
+    return x.masked_fill(~mask, -torch.inf).softmax(dim).nan_to_num(0)
+
+
+@rejected("stable_zoo", by="test_values", says="inverted")
+def masked_softmax(x, mask, dim):
+    """True removes."""
+    return torch.where(mask, 0, x.masked_fill(mask, -1e4).softmax(dim))
+
+
+@rejected("stable_zoo", by="test_smaller_masks", says="out of range")
+def masked_softmax(reference: str) -> str:
+    return reference.replace("    mask = mask.expand_as(x)\n", "")
+
+
+@rejected("stable_zoo", by="test_arguments", says="changed")
+def masked_softmax(x, mask, dim):
+    """In place."""
+    empty = ~mask.expand_as(x).any(dim, keepdim=True)
+    scores = x.detach().masked_fill_(~mask, -torch.inf).masked_fill(empty, 0)
+    return torch.where(mask, scores.softmax(dim), 0)
+
+
+@accepted("stable_zoo")
+def masked_logsumexp(x, mask, dim):
+    """The gradient of an all -inf row is nan, and masked_fill cuts it."""
+    return x.masked_fill(~mask, -torch.inf).logsumexp(dim)
+
+
+@rejected("stable_zoo", by="test_empty_rows", says="still differentiated")
+def masked_logsumexp(x, mask, dim):
+    """The mask is added, so the gradient of the -inf row has a way back."""
+    return (x + torch.where(mask, 0.0, -torch.inf).to(x.dtype)).logsumexp(dim)
+
+
+@rejected("stable_zoo", by="test_empty_rows", says="expected -inf")
+def masked_logsumexp(x, mask, dim):
+    """A large negative number is not -inf."""
+    return x.masked_fill(~mask, -1e4).logsumexp(dim)
+
+
+@rejected("stable_zoo", by="test_half_precision")
+def masked_logsumexp(x, mask, dim):
+    """Without a shift."""
+    total = torch.where(mask, (x + 8).exp(), 0).sum(dim)
+    some = total > 0
+    return torch.where(some, torch.where(some, total, 1).log() - 8, -torch.inf)
+
+
+@rejected("stable_zoo", by=("test_interior_gradients", "test_precision"), says="clamp")
+def safe_acos(x):
+    """A clamp inside the domain."""
+    return x.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+
+
+@rejected("stable_zoo", by="test_singular_points", says="infinite there")
+def safe_acos(x):
+    """A clamp that changes nothing."""
+    return x.clamp(-1, 1).acos()
+
+
+@rejected("stable_zoo", by="test_singular_points", says="still differentiated")
+def safe_acos(x):
+    """A single where."""
+    return torch.where(x.abs() < 1, x.acos(), x.detach().acos())
+
+
+@rejected("stable_zoo", by="test_precision", says="nearly equal")
+def safe_acos(x):
+    """1 - x * x near 1."""
+    return torch.atan2(safe_sqrt(1 - x * x), x)
+
+
+# --- 2 ------------------------------------------------------------------------------------------
+
+
+def tensors_in(value):
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [t for part in value for t in tensors_in(part)]
+    return []
+
+
+@accepted("NanTracer")
+class WithNestedClosures:
+    """Recursion by hand, and two methods that look."""
+
+    def __init__(self, model):
+        self.model, self.report, self.hooks = model, [], []
+        self.first_forward = self.first_backward = None
+
+    def look(self, name, phase, tensors):
+        largest, good = 0.0, True
+        for t in tensors:
+            t = t.detach()
+            ok = torch.isfinite(t)
+            good = good and ok.all().item()
+            if ok.any():
+                largest = max(largest, t[ok].abs().max().item())
+        self.report.append((name, phase, largest, good))
+        key = f"first_{phase}"
+        if not good and getattr(self, key) is None:
+            setattr(self, key, name)
+
+    def __enter__(self):
+        for name, module in self.model.named_modules():
+            if any(True for _ in module.children()):
+                continue
+
+            def hook(module, args, output, name=name):
+                found = tensors_in(output)
+                self.look(name, "forward", found)
+                for t in found:
+                    if t.requires_grad:
+                        self.hooks.append(
+                            t.register_hook(lambda g, name=name: self.look(name, "backward", [g]))
+                        )
+
+            self.hooks.append(module.register_forward_hook(hook))
+        return self
+
+    def __exit__(self, kind, value, trace):
+        while self.hooks:
+            self.hooks.pop().remove()
+        return False
+
+
+class FromTheReport:
+    """The first names are read off the report."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.leaves = {n: m for n, m in model.named_modules() if len(list(m.children())) == 0}
+        self.report = []
+        self._handles = []
+
+    def _first(self, phase):
+        return next((n for n, p, _, good in self.report if p == phase and not good), None)
+
+    @property
+    def first_forward(self):
+        return self._first("forward")
+
+    @property
+    def first_backward(self):
+        return self._first("backward")
+
+    def _entry(self, name, phase, tensors):
+        finite = [t.detach()[t.detach().isfinite()].abs() for t in tensors]
+        top = max((float(t.max()) for t in finite if t.numel()), default=0.0)
+        return name, phase, top, all(t.numel() == f.numel() for t, f in zip(tensors, finite))
+
+    def __enter__(self):
+        for name, leaf in self.leaves.items():
+            self._handles.append(leaf.register_forward_hook(self._hook(name)))
+        return self
+
+    def _hook(self, name):
+        def forward(module, inputs, output):
+            tensors = tensors_in(output)
+            self.report.append(self._entry(name, "forward", tensors))
+            for t in tensors:
+                if t.grad_fn is not None:
+                    self._handles.append(t.register_hook(backward))
+
+        def backward(gradient):
+            self.report.append(self._entry(name, "backward", [gradient]))
+
+        return forward
+
+    def __exit__(self, *_):
+        for handle in self._handles:
+            handle.remove()
+
+
+@accepted("NanTracer")
+class ReadOffTheReport(FromTheReport):
+    pass
+
+
+@accepted("NanTracer")
+def with_torch_flatten(reference: str) -> str:
+    return reference.replace("tree_leaves(output)", "torch.utils._pytree.tree_flatten(output)[0]")
+
+
+@rejected("NanTracer", by="test_forward_fault", says="last bad one")
+def keeps_the_last(reference: str) -> str:
+    return reference.replace(" and self.first_forward is None:", ":").replace(
+        " and self.first_backward is None:", ":"
+    )
+
+
+@rejected("NanTracer", by="test_backward_fault", says="from the end")
+def keeps_the_last_of_backward(reference: str) -> str:
+    return reference.replace(" and self.first_backward is None:", ":")
+
+
+@rejected("NanTracer", by=("test_inf_before_nan", "test_forward_fault"), says="became nan")
+def looks_for_nan_only(reference: str) -> str:
+    return reference.replace("good = bool(finite.all())", "good = not bool(flat.isnan().any())")
+
+
+@rejected("NanTracer", by="test_hooks_removed", says="still holds a hook")
+def leaves_its_hooks(reference: str) -> str:
+    return reference.replace("            handle.remove()\n", "            pass\n")
+
+
+@rejected("NanTracer", by="test_hooks_removed", says="output tensor still")
+def leaves_the_hooks_of_tensors(reference: str) -> str:
+    return reference.replace("                    self.handles.append(handle)\n", "")
+
+
+@rejected("NanTracer", by="test_hooks_removed", says="the block raised")
+def leaves_its_hooks_after_an_exception(reference: str) -> str:
+    return reference.replace(
+        "        for handle in self.handles:\n",
+        "        if exception[0] is not None:\n            return\n"
+        "        for handle in self.handles:\n",
+    )
+
+
+@rejected("NanTracer", by="test_hooks_removed", says="must not return True")
+def swallows_exceptions(reference: str) -> str:
+    return reference.replace(
+        "        self.handles.clear()\n", "        self.handles.clear()\n        return True\n"
+    )
+
+
+@rejected("NanTracer", by="test_hooks_removed", says="there before")
+def removes_the_hooks_of_others(reference: str) -> str:
+    return reference.replace(
+        "        self.handles.clear()\n",
+        "        self.handles.clear()\n        for module in self.model.modules():\n"
+        "            module._forward_hooks.clear()\n",
+    )
+
+
+@rejected("NanTracer", by="test_structures")
+def tensors_alone(reference: str) -> str:
+    return reference.replace("tree_leaves(output)", "[output]")
+
+
+@rejected("NanTracer", by="test_structures")
+def flat_tuples_alone(reference: str) -> str:
+    return reference.replace(
+        "tree_leaves(output)", "(output if isinstance(output, tuple) else (output,))"
+    )
+
+
+@rejected("NanTracer", by="test_leaf_names", says="container")
+def names_containers(reference: str) -> str:
+    return reference.replace(
+        "            if not list(module.children()):\n                self.handles",
+        "            if module is not self.model and '.' not in name:\n                self.handles",
+    )
+
+
+@rejected("NanTracer", by="test_leaf_names")
+def names_of_the_last_part(reference: str) -> str:
+    return reference.replace("self.forward_hook(name)", "self.forward_hook(name.split('.')[-1])")
+
+
+@rejected("NanTracer", by="test_backward_fault", says="gradient of its *output*")
+class GradientOfTheInput:
+    """A full backward hook that looks at grad_input."""
+
+    def __init__(self, model):
+        self.model, self.report, self.handles = model, [], []
+        self.first_forward = self.first_backward = None
+
+    def look(self, name, phase, value):
+        tensors = tensors_in(value)
+        good = all(t.isfinite().all().item() for t in tensors)
+        largest = max([t[t.isfinite()].abs().max().item() for t in tensors if good], default=0.0)
+        self.report.append((name, phase, largest, good))
+        if not good and getattr(self, f"first_{phase}") is None:
+            setattr(self, f"first_{phase}", name)
+
+    def __enter__(self):
+        for name, module in self.model.named_modules():
+            if not list(module.children()):
+                self.handles += [
+                    module.register_forward_hook(
+                        lambda m, i, o, name=name: self.look(name, "forward", o)
+                    ),
+                    module.register_full_backward_hook(
+                        lambda m, gi, go, name=name: self.look(name, "backward", gi)
+                    ),
+                ]
+        return self
+
+    def __exit__(self, *exception):
+        for handle in self.handles:
+            handle.remove()
+
+
+@rejected("NanTracer", by="test_backward_fault", says="from the end")
+class BackwardInTheOrderOfForward(FromTheReport):
+    """The first in the order of the modules."""
+
+    @property
+    def first_backward(self):
+        bad = {n for n, p, _, good in self.report if p == "backward" and not good}
+        return next((name for name in self.leaves if name in bad), None)
+
+
+@rejected("NanTracer", by="test_run_twice")
+def one_run_a_name(reference: str) -> str:
+    return reference.replace(
+        "        def hook(module: nn.Module, inputs: object, output: object) -> None:\n",
+        "        def hook(module: nn.Module, inputs: object, output: object) -> None:\n"
+        "            if any(line[0] == name for line in self.report):\n                return\n",
+    )
+
+
+@rejected("NanTracer", by="test_healthy")
+def blames_somebody(reference: str) -> str:
+    return reference.replace(
+        "        self.first_forward = None\n", "        self.first_forward = ''\n"
+    )
+
+
+@rejected("NanTracer", by="test_report", says="largest finite magnitude")
+def magnitude_with_inf(reference: str) -> str:
+    return reference.replace(
+        "largest = flat[finite].abs().max().item() if finite.any() else 0.0",
+        "largest = flat.abs().max().item()",
+    )
+
+
+@rejected("NanTracer", by="test_report", says="largest finite magnitude")
+def largest_without_abs(reference: str) -> str:
+    return reference.replace("flat[finite].abs().max()", "flat[finite].max()")
+
+
+@rejected("NanTracer", by="test_report", says="numbers of Python")
+def tensors_in_the_report(reference: str) -> str:
+    return reference.replace("flat[finite].abs().max().item()", "flat[finite].abs().max()")
+
+
+@rejected("NanTracer", by="test_no_grad")
+def hooks_without_a_graph(reference: str) -> str:
+    return reference.replace(
+        "                if tensor.requires_grad:\n", "                if True:\n"
+    )
+
+
+@rejected("NanTracer", by="test_nothing_changes", says="gradient")
+def cures_the_gradient(reference: str) -> str:
+    return reference.replace(
+        'lambda gradient: self.note(name, "backward", [gradient])',
+        'lambda gradient: self.note(name, "backward", [gradient]) or gradient.clamp(-1, 1)',
+    )
+
+
+@rejected("NanTracer", by="test_nothing_changes", says="result")
+def samples_the_output(reference: str) -> str:
+    return reference.replace(
+        "            finite = flat.isfinite()\n",
+        "            finite = flat[torch.randperm(len(flat))].isfinite()[torch.arange(len(flat))]\n",
+    )
