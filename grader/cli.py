@@ -225,7 +225,14 @@ def _check(arguments: argparse.Namespace) -> int:
     words = [word if word != "next" else learner.next_id(desk) for word in arguments.exercises]
     others = [verb for verb in arguments.verbs if verb != "check"]
     selection.exercises(desk.course, words, others)
-    return learner.grade(desk, words, _choice(arguments))
+    choice = _choice(arguments)
+    if choice.backend is None and not arguments.no_server and not os.environ.get("GRADE_NO_SERVER"):
+        from dataclasses import replace
+
+        from grader.server import warm
+
+        choice = replace(choice, backend=warm.spare(str(desk.course.root)))
+    return learner.grade(desk, words, choice)
 
 
 def _watch(arguments: argparse.Namespace) -> int:

@@ -12,20 +12,19 @@ Events:   ready, broken, forked, loaded, unloadable, started, case, done, aborte
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
-import signal
 import sys
+import time
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grader import loading, plugin
+from grader import loading, plugin, processes
 from grader.guard import Guard
 from grader.model import Limits, Status
 
@@ -46,7 +45,6 @@ _OFF = (
     "setupplan",
     "debugging",
 )
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main() -> int:
@@ -55,25 +53,9 @@ def main() -> int:
     device = sys.argv[2] if len(sys.argv) > 2 else "cpu"
     events = Events(os.dup(1))
     os.dup2(2, 1)  # what pytest or a library prints is nobody's event
-    become_parent()
+    processes.become_parent()
     _one_thread()
     return run_suite(suite, Server(events, device))
-
-
-def become_parent() -> None:
-    """End with whoever started this process, and inherit what children leave behind."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    die_with_parent()
-
-
-def die_with_parent() -> None:
-    """End this process when the one that forked it ends; on Linux only."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def outlive_parent() -> None:
-    """Take `die_with_parent` back."""
-    _prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def run_suite(suite: Path, server: Server) -> int:
@@ -85,6 +67,9 @@ def run_suite(suite: Path, server: Server) -> int:
         options += ["-p", f"no:{name}"]
     options += ["-p", "pytest_jsonreport.plugin", "-p", "grader.plugin", "--json-report"]
     options += ["--json-report-file=none", "--json-report-omit", "log", "streams", "keywords"]
+    # Python knows its bytecode by whole seconds and the size: a suite that was saved just now may
+    # be saved once more within the same second.
+    sys.dont_write_bytecode = time.time() - suite.stat().st_mtime < 2.0
     return int(pytest.main([*options, "--strict-markers", str(suite)], plugins=[server]))
 
 
@@ -113,9 +98,26 @@ class Events:
 class Server:
     """A pytest plugin that answers requests from inside pytest's run loop."""
 
-    def __init__(self, events: Events, device: str) -> None:
+    def __init__(
+        self,
+        events: Events,
+        device: str,
+        requests: Iterator[Mapping[str, Any]] | None = None,
+        *,
+        forks: bool = hasattr(os, "fork"),
+    ) -> None:
+        """Serve requests.
+
+        Args:
+            events: where the events go.
+            device: what to compute on: "auto", "cpu", or a device's type.
+            requests: those on standard input if None.
+            forks: a child for every request; otherwise the first request is the only one.
+        """
         self._events = events
         self.device = device
+        self._wanted = requests
+        self._forks = forks
         self._faults: list[str] = []
         self._in_child = False
         self._guard = Guard()
@@ -133,8 +135,9 @@ class Server:
             return True
         self._events.send("ready", **self.announcement(session))
         self._guard.snapshot()
-        for request in _requests():
-            if not hasattr(os, "fork"):
+        for request in requests() if self._wanted is None else self._wanted:
+            if not self._forks:
+                self._events.send("forked", pid=os.getpid())
                 self.serve(session, request)
                 return True
             # The collector would touch, and so copy, every page that is shared with the child.
@@ -145,8 +148,8 @@ class Server:
                 os._exit(0)
             self._events.send("forked", pid=child)
             _, status, usage = os.wait4(child, 0)
-            end_family(child)
-            self._events.send("ended", **ending(status, usage))
+            processes.end_family(child)
+            self._events.send("ended", **processes.ending(status, usage))
         return True
 
     def announcement(self, session: pytest.Session) -> dict[str, Any]:
@@ -166,7 +169,7 @@ class Server:
         name = None if self.device == "cpu" else plugin.accelerator()
         return name or "cpu"
 
-    def serve(self, session: pytest.Session, request: dict[str, Any]) -> None:
+    def serve(self, session: pytest.Session, request: Mapping[str, Any]) -> None:
         """Run what is asked for on the submission of a request; the process ends with it."""
         try:
             self._in_child = True
@@ -245,7 +248,7 @@ class Server:
         self._config = config
 
 
-def _requests() -> Iterator[dict[str, Any]]:
+def requests() -> Iterator[dict[str, Any]]:
     """The requests on standard input; the learner's code finds an empty one in its place."""
     number = os.dup(0)
     os.set_inheritable(number, False)
@@ -279,8 +282,9 @@ def _confine(run: plugin.Session, *, memory: bool) -> None:
     assert run.scratch is not None
     assert run.capture is not None
     if hasattr(os, "fork"):
-        os.setsid()
-        die_with_parent()
+        if os.getsid(0) != os.getpid():
+            os.setsid()
+        processes.die_with_parent()
     os.chdir(run.scratch)
     run.capture.redirect()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
@@ -305,47 +309,6 @@ def _address_space() -> int:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         return pages * os.sysconf("SC_PAGE_SIZE")
     return 2**30
-
-
-def ending(status: int, usage: Any) -> dict[str, Any]:
-    """How a child ended and what it used, from `os.wait4`."""
-    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    return {
-        "exit": None if signalled else os.WEXITSTATUS(status),
-        "signal": signalled,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
-
-
-def end_family(child: int, others: Collection[int] = ()) -> None:
-    """End everything that a child left behind, daemons too.
-
-    Args:
-        child: it has been waited for.
-        others: children of this process that go on.
-    """
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child, signal.SIGKILL)
-    import psutil
-
-    for _ in range(100):
-        # Orphans of the child are children of this process now, as it is their subreaper.
-        orphans = [p for p in psutil.Process().children() if p.pid not in others]
-        if not orphans:
-            return
-        for orphan in orphans:
-            with contextlib.suppress(psutil.Error):
-                for process in (*orphan.children(recursive=True), orphan):
-                    process.kill()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(orphan.pid, 0)
-
-
-def _prctl(option: int, value: int) -> None:
-    """Linux's `prctl`; elsewhere nothing happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

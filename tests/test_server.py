@@ -16,49 +16,9 @@ import psutil
 import pytest
 
 from grader.server import client, place, start
+from tests.grading_server import PATIENCE, Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server is for Linux")
-
-PATIENCE = 120.0
-
-
-class Server:
-    """A server of a course, and `grade` asked of it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def wait(self) -> int:
-        """The server's process id, once it listens."""
-        limit = time.monotonic() + PATIENCE
-        while time.monotonic() < limit:
-            pid = start.pid_of(str(self.root))
-            if pid and Path(place.socket_of(str(self.root))).exists():
-                return pid
-            time.sleep(0.05)
-        raise AssertionError("the server did not start")
-
-    def grade(self, *argv: str) -> tuple[int | None, str, str]:
-        """What a client of the server prints; its code is None if the server did not answer."""
-        code = (
-            "import sys; from grader.server import client; client.PATIENCE = 20.0\n"
-            "code = client.ask(sys.argv[1:]); sys.exit(99 if code is None else code)"
-        )
-        environment = {k: v for k, v in os.environ.items() if k != "GRADE_NO_SERVER"}
-        done = subprocess.run(
-            [sys.executable, "-c", code, *argv],
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=PATIENCE,
-            check=False,
-        )
-        return None if done.returncode == 99 else done.returncode, done.stdout, done.stderr
-
-    def write(self, text: str) -> None:
-        """Put a submission in place."""
-        (self.root / "exercises/day01/scaling.py").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

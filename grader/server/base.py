@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
+import importlib.util
 import os
 import select
 import signal
@@ -47,8 +48,8 @@ def main() -> int:
 
     if plugin.accelerator() is not None:
         # A forked child could not use it, and a verdict from the CPU alone would be another one.
-        Path(f"{stem}.accelerator").touch()
-        return 0
+        os.close(lock)
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "grader.server.spare", root])
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     return Base(root, stem, lock).serve()
@@ -93,9 +94,9 @@ def fingerprint() -> tuple[tuple[str, int, int], ...]:
     package = Path(grader.__file__).parent
     files = [*package.rglob("*.py"), *templates_folder().glob("*"), Path(sys.executable)]
     for module in ("torch", "_pytest"):
-        found = sys.modules.get(module)
-        if found is not None and found.__file__:
-            files.append(Path(found.__file__))
+        found = importlib.util.find_spec(module)
+        if found is not None and found.origin:
+            files.append(Path(found.origin))
     return tuple(sorted(_stamps(files)))
 
 
@@ -117,18 +118,18 @@ class Base:
         self._made_of = fingerprint()
         self._zygotes: dict[str, tuple[int, str]] = {}  # exercise -> pid, socket
         self._read, self._write = os.pipe()
-        self._listener = _listen(f"{stem}.sock")
+        self._listener = listen(f"{stem}.sock")
 
     def serve(self) -> int:
         """Keep a session ahead until there is a reason to end."""
-        signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGTERM, leave)
+        signal.signal(signal.SIGINT, leave)
         gc.collect()
         gc.freeze()
         spare = self._fork_session()
         last = time.monotonic()
         try:
-            while time.monotonic() - last < IDLE_SECONDS and not _is_memory_low():
+            while time.monotonic() - last < IDLE_SECONDS and not is_memory_low():
                 ready, _, _ = select.select([self._read], [], [], 30.0)
                 self._reap()
                 if not ready:
@@ -183,7 +184,7 @@ class Base:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(old[0], signal.SIGKILL)
             Path(old[1]).unlink(missing_ok=True)
-        listener = _listen(path)
+        listener = listen(path)
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
@@ -210,7 +211,8 @@ class Base:
             Path(path).unlink(missing_ok=True)
 
 
-def _listen(path: str) -> socket.socket:
+def listen(path: str) -> socket.socket:
+    """A socket of this user alone."""
     Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
@@ -226,13 +228,15 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _is_memory_low() -> bool:
+def is_memory_low() -> bool:
+    """Whether the machine needs the server's memory."""
     import psutil
 
     return bool(psutil.virtual_memory().available < LEAST_MEMORY)
 
 
-def _leave(number: int, frame: object) -> NoReturn:
+def leave(number: int, frame: object) -> NoReturn:
+    """End in good order on a signal."""
     raise SystemExit(0)
 
 

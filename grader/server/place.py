@@ -11,6 +11,10 @@ import zlib
 
 import grader
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
 
 class Unsafe(Exception):
     """The folder for sockets belongs to someone else, or others may write there."""
@@ -46,6 +50,22 @@ def name(root: str) -> str:
 def socket_of(root: str) -> str:
     """The socket a course's server listens on."""
     return f"{folder()}/{name(root)}.sock"
+
+
+def spare_of(root: str) -> str:
+    """The socket on which the keeper of spare workers listens."""
+    return f"{folder()}/{name(root)}.spare"
+
+
+def is_mine(connection: socket) -> bool:
+    """Whether the other end is a process of the same user, as far as the system tells."""
+    if sys.platform != "linux":
+        return True  # the folder's mode has kept others out
+    import _socket
+
+    # pid, uid, gid: three C ints
+    data = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(data[4:8], sys.byteorder) == os.getuid()
 
 
 def course_of(directory: str) -> str | None:

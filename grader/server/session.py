@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from grader import runner, worker
+from grader import processes, runner
 from grader.model import Exercise
-from grader.server import client, warm, zygote
+from grader.server import client, place, warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ def serve(listener: socket.socket, control: int, root: str, is_stale: Callable[[
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # While it waits it ends with the base; once it has a client it sees that through.
-    worker.die_with_parent()
+    processes.die_with_parent()
     connection, _ = listener.accept()
-    worker.outlive_parent()
+    processes.outlive_parent()
     os.write(control, b"taken\n")
     listener.close()
-    if not zygote.is_mine(connection):
+    if not place.is_mine(connection):
         return
     if is_stale():
         os.write(control, b"stale\n")

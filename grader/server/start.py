@@ -15,25 +15,33 @@ from grader import runner
 from grader.server import place
 
 
-def in_background(root: str) -> bool:
-    """Start the course's server unless it runs or cannot help here; whether one was started."""
-    if not sys.platform.startswith("linux") or os.environ.get("GRADE_NO_SERVER"):
+def in_background(root: str, kind: str = "") -> bool:
+    """Start the course's server unless it runs or cannot help here; whether one was started.
+
+    Args:
+        root: the course.
+        kind: "base" forks its answers, "spare" keeps processes ahead; what fits the system if
+            empty. A base that finds an accelerator becomes a spare.
+    """
+    if sys.platform not in ("linux", "darwin") or os.environ.get("GRADE_NO_SERVER"):
         return False
+    # macOS forks, but its libraries do not survive it.
+    kind = kind or ("base" if sys.platform == "linux" else "spare")
     try:
         stem = f"{place.folder()}/{place.name(root)}"
     except place.Unsafe:
         return False
-    if Path(f"{stem}.accelerator").exists() or pid_of(root) is not None:
+    if pid_of(root) is not None:
         return False
     # A learner without room for a log has other worries.
     with contextlib.suppress(OSError), Path(f"{stem}.log").open("wb") as log:
         started = subprocess.run(
-            [sys.executable, "-P", "-m", "grader.server.base", root],
+            [sys.executable, "-P", "-m", f"grader.server.{kind}", root],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd="/",
-            env=runner.worker_environment("cpu"),
+            env=runner.worker_environment("auto"),
             check=False,
         )
         return started.returncode == 0
@@ -61,7 +69,7 @@ def describe(root: str) -> str:
     """What there is of a course's server, and what memory it holds."""
     pid = pid_of(root)
     if pid is None:
-        return "No server runs; the next grade starts one (on Linux, without a GPU)."
+        return "No server runs; the next grade starts one."
     if not pid:
         return "The server is starting."
     import psutil

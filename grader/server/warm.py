@@ -1,4 +1,4 @@
-"""A worker that was there before it was asked: a connection to an exercise's zygote."""
+"""Workers that were there before they were asked: a zygote's child, or a spare process."""
 
 from __future__ import annotations
 
@@ -31,47 +31,30 @@ def zygote_socket(root: str, exercise: Exercise) -> str:
     return f"{place.folder()}/{place.name(root)}.{exercise.id}.{stamp}"
 
 
-class ForkWorker:
-    """A worker whose every request is a connection, and a child that was forked ahead."""
+class WarmWorker:
+    """A worker whose every request is a connection to a process that has been made ahead."""
 
-    def __init__(self, path: str, ask_for_zygote: Callable[[], None]) -> None:
+    def __init__(self, path: str) -> None:
         """Connect.
-
-        Args:
-            path: the zygote's socket.
-            ask_for_zygote: asks the base to fork one; called where nobody listens.
 
         Raises:
             Unavailable: nobody answers.
         """
         self._path = path
-        self._ask = ask_for_zygote
         self._socket: socket.socket | None = None
         self._child: int | None = None
         self._used = False
         self.ready: Mapping[str, Any] = {}
         self._connect()
 
+    def _reach(self, limit: float) -> socket.socket:
+        """A connection; raises `Unavailable` where nobody answers."""
+        raise NotImplementedError
+
     def _connect(self) -> None:
         self.kill()
         limit = time.monotonic() + START_SECONDS
-        has_asked = False
-        while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.connect(self._path)
-                break
-            except OSError as error:
-                connection.close()
-                if time.monotonic() > limit:
-                    raise Unavailable(str(error)) from None
-            if not has_asked:
-                has_asked = True
-                try:
-                    self._ask()
-                except OSError as error:
-                    raise Unavailable(str(error)) from None
-            time.sleep(0.002)
+        connection = self._reach(limit)
         self._socket = connection
         self._used = False
         self._stream = runner.EventStream(connection.fileno())
@@ -81,7 +64,7 @@ class ForkWorker:
             first = None
         if first is None:
             self.kill()
-            raise Unavailable("the zygote does not answer")
+            raise Unavailable("the server does not answer")
         if first["event"] == "broken":
             raise CourseError("the suite does not load: " + runner.last_line(first["faults"]))
         self.ready = first
@@ -108,6 +91,9 @@ class ForkWorker:
             for event in self._stream.events(deadline):
                 if event["event"] == "forked":
                     self._child = event["pid"]
+                if event["event"] == "ended":
+                    before = self.ready.get("cpu_seconds_before", 0.0)
+                    event = {**event, "cpu_seconds": event["cpu_seconds"] - before}
                 yield event
 
     def kill_child(self) -> None:
@@ -118,7 +104,7 @@ class ForkWorker:
                     kill(self._child, signal.SIGKILL)
 
     def kill(self) -> None:
-        """Leave the connection; the zygote goes on for others."""
+        """Leave the connection; who listens goes on for others."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -126,3 +112,82 @@ class ForkWorker:
     def close(self) -> None:
         """End the child if it still runs, and leave the connection."""
         self.kill()
+
+
+class ForkWorker(WarmWorker):
+    """A zygote's children, forked ahead one by one."""
+
+    def __init__(self, path: str, ask_for_zygote: Callable[[], None]) -> None:
+        """Connect.
+
+        Args:
+            path: the zygote's socket.
+            ask_for_zygote: asks the base to fork one; called where nobody listens.
+
+        Raises:
+            Unavailable: nobody answers.
+        """
+        self._ask = ask_for_zygote
+        super().__init__(path)
+
+    def _reach(self, limit: float) -> socket.socket:
+        has_asked = False
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.connect(self._path)
+            except OSError as error:
+                connection.close()
+                if time.monotonic() > limit:
+                    raise Unavailable(str(error)) from None
+            else:
+                return connection
+            if not has_asked:
+                has_asked = True
+                try:
+                    self._ask()
+                except OSError as error:
+                    raise Unavailable(str(error)) from None
+            time.sleep(0.002)
+
+
+class SpareWorker(WarmWorker):
+    """Processes of their own, started ahead one by one: for a GPU, and where there is no fork."""
+
+    def __init__(self, path: str, exercise: Exercise, device: str) -> None:
+        """Connect.
+
+        Args:
+            path: the socket of the keeper of spare processes.
+            exercise: whose suite is to be collected.
+            device: what to compute on: "auto", "cpu", or a device's type.
+
+        Raises:
+            Unavailable: nobody answers.
+        """
+        wanted = {"suite": str(exercise.suite), "device": device}
+        self._wanted = json.dumps(wanted).encode() + b"\n"
+        super().__init__(path)
+
+    def _reach(self, limit: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(self._path)
+            connection.sendall(self._wanted)
+        except OSError as error:
+            connection.close()
+            raise Unavailable(str(error)) from None
+        return connection
+
+
+def spare(root: str) -> runner.Backend:
+    """The back-end of a full command: a spare process where one is kept, else a cold one."""
+
+    def start(exercise: Exercise, device: str) -> runner.Worker:
+        with contextlib.suppress(Unavailable, place.Unsafe):
+            path = place.spare_of(root)
+            if os.path.exists(path):  # noqa: PTH110
+                return SpareWorker(path, exercise, device)
+        return runner.cold(exercise, device)
+
+    return start

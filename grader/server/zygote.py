@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from grader import worker
+from grader import processes, worker
+from grader.server import place
 
 IDLE_SECONDS = 15 * 60
 
@@ -33,7 +34,7 @@ class _Spare:
 
 def serve(suite: Path, listener: socket.socket) -> int:
     """Collect the suite and answer connections until nobody has asked for a while."""
-    worker.become_parent()
+    processes.become_parent()
     return worker.run_suite(suite, Zygote(listener))
 
 
@@ -68,7 +69,7 @@ class Zygote(worker.Server):
                         self._end(int(str(key.fileobj)), spare.pid)
                         continue
                     connection, _ = self._listener.accept()
-                    if not is_mine(connection):
+                    if not place.is_mine(connection):
                         connection.close()
                         continue
                     worker.Events(connection.fileno()).send("ready", **announcement)
@@ -93,7 +94,7 @@ class Zygote(worker.Server):
             theirs.close()
             return _Spare(pid, ours)
         with contextlib.suppress(BaseException):
-            worker.die_with_parent()
+            processes.die_with_parent()
             ours.close()
             self._listener.close()
             for _, other in self._running.values():
@@ -122,16 +123,7 @@ class Zygote(worker.Server):
         pid, connection = self._running.pop(number)
         os.close(number)
         _, status, usage = os.wait4(pid, 0)
-        worker.end_family(pid, {spare, *(other for other, _ in self._running.values())})
+        processes.end_family(pid, {spare, *(other for other, _ in self._running.values())})
         with contextlib.suppress(OSError):
-            worker.Events(connection.fileno()).send("ended", **worker.ending(status, usage))
+            worker.Events(connection.fileno()).send("ended", **processes.ending(status, usage))
         connection.close()
-
-
-def is_mine(connection: socket.socket) -> bool:
-    """Whether the other end is a process of the same user."""
-    import struct
-
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, user, _ = struct.unpack("3i", credentials)
-    return bool(user == os.getuid())
