@@ -122,7 +122,7 @@ def grade(
         display=file,
         checks=tuple(by_name),
         open_tasks=submission.open_tasks,
-        modules=options.modules,
+        modules=_importable(exercise) | dict(options.modules),
         seed=options.seed,
         speed=options.speed,
         limits=limits,
@@ -187,6 +187,15 @@ def _beside(exercise: Exercise, handed_in: Collection[str]) -> dict[str, str]:
     missing = [name for name in exercise.files[1:] if name not in handed_in]
     data = {name: (exercise.source / name).read_text(encoding="utf-8") for name in exercise.data}
     return data | {name: stubs.text_of(exercise, name) for name in missing}
+
+
+def _importable(exercise: Exercise) -> dict[str, str]:
+    """The data that is Python, by module name: a submission imports it as it was shipped."""
+    return {
+        name.removesuffix(".py"): (exercise.source / name).read_text(encoding="utf-8")
+        for name in exercise.data
+        if name.endswith(".py")
+    }
 
 
 def _hold_to_suite(exercise: Exercise, raw: runner.RawRun) -> None:

@@ -16,10 +16,11 @@ import signal
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -466,14 +467,27 @@ def _source(item: pytest.Item, session: Session) -> loading.Source:
     """The submission of this item's suite: the one given, or the reference beside the suite."""
     key = str(item.path)
     if key not in session.sources:
-        if session.source is not None:
-            session.sources[key] = session.source
-        else:
+        source = session.source
+        if source is None:
             path = item.path.with_name(item.path.name.removeprefix("test_"))
-            session.sources[key] = loading.Source(
+            source = loading.Source(
                 path.stem, str(path), path.read_text(encoding="utf-8"), str(path)
             )
+        if session.limits is None:
+            source = replace(source, modules=_importable(item.path.parent))
+        session.sources[key] = source
     return session.sources[key]
+
+
+def _importable(folder: Path) -> dict[str, str]:
+    """Under plain pytest: the exercise's data that is Python, by module name."""
+    toml = folder / "exercise.toml"
+    data = tomllib.loads(toml.read_text(encoding="utf-8")).get("data", ()) if toml.exists() else ()
+    return {
+        name.removesuffix(".py"): (folder / name).read_text(encoding="utf-8")
+        for name in data
+        if name.endswith(".py")
+    }
 
 
 def _module(item: pytest.Item, session: Session) -> ModuleType | None:
