@@ -636,3 +636,328 @@ def samples_the_output(reference: str) -> str:
         "            finite = flat.isfinite()\n",
         "            finite = flat[torch.randperm(len(flat))].isfinite()[torch.arange(len(flat))]\n",
     )
+
+
+# --- 3 ------------------------------------------------------------------------------------------
+
+
+@accepted("first_bad_op")
+def first_bad_op(fn, *args, allow=("masked_fill", "masked_fill_")):
+    """A list of the mode, filled in a closure."""
+    found, place = [], [0]
+
+    def state(tensors):
+        nan = any(t.numel() and torch.isnan(t).any().item() for t in tensors)
+        finite = all(torch.isfinite(t).all().item() for t in tensors)
+        return nan, finite
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            kwargs = {} if kwargs is None else kwargs
+            inputs = [a for a in tree_flatten([args, kwargs])[0] if isinstance(a, torch.Tensor)]
+            nan_in, finite_in = state(inputs)
+            result = func(*args, **kwargs)
+            outputs = [a for a in tree_flatten(result)[0] if isinstance(a, torch.Tensor)]
+            nan_out, _ = state(outputs)
+            inf_out = any(torch.isinf(t).any().item() for t in outputs)
+            name = func.overloadpacket.__name__
+            if inputs and name not in allow and not found:
+                if (nan_out and not nan_in) or (inf_out and finite_in):
+                    found.append((name, place[0]))
+            place[0] += 1
+            return result
+
+    with Mode():
+        fn(*args)
+    return found[0] if found else None
+
+
+class Sums(TorchDispatchMode):
+    """Judges by sums in float64, and floats alone."""
+
+    def __init__(self, allow):
+        super().__init__()
+        self.log, self.allow = [], allow
+
+    @staticmethod
+    def kinds(tree):
+        found = set()
+        tree_map(lambda t: found.update(Sums.kind(t)) if isinstance(t, torch.Tensor) else t, tree)
+        return found
+
+    @staticmethod
+    def kind(t):
+        if not t.dtype.is_floating_point:
+            return {"finite"}
+        wide = t.detach().double()
+        kinds = {"finite"}
+        if (wide != wide).any():
+            kinds.add("nan")
+        if (wide.abs() == math.inf).any():
+            kinds.add("inf")
+        return kinds
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.kinds((args, kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        after = self.kinds(out)
+        new_nan = "nan" in after and "nan" not in before
+        new_inf = "inf" in after and before == {"finite"}
+        name = func._schema.name.split("::")[1]
+        guilty = before and (new_nan or new_inf) and name not in self.allow
+        self.log.append((name, guilty))
+        return out
+
+
+@accepted("first_bad_op")
+def from_a_log(fn, *args, allow=("masked_fill", "masked_fill_")):
+    with Sums(allow) as mode:
+        fn(*args)
+    for place, (name, guilty) in enumerate(mode.log):
+        if guilty:
+            return name, place
+    return None
+
+
+@rejected("first_bad_op", by="test_messengers", says="passes that on")
+def blames_messengers(reference: str) -> str:
+    return reference.replace(
+        "if (nan and not nan_before) or (inf and not (nan_before or inf_before)):", "if nan or inf:"
+    )
+
+
+@rejected("first_bad_op", by="test_messengers", says="passes that on")
+def args_alone(reference: str) -> str:
+    return reference.replace(
+        "nan_before, inf_before = holds((args, kwargs))",
+        "nan_before, inf_before = holds([a for a in args if isinstance(a, Tensor)])",
+    )
+
+
+@rejected("first_bad_op", by="test_allowed", says="never blamed")
+def blames_masked_fill(reference: str) -> str:
+    return reference.replace(
+        "if self.found is None and fed and name not in self.allow:",
+        "if self.found is None and fed:",
+    )
+
+
+@rejected("first_bad_op", by="test_allowed", says="never blamed")
+def knows_no_in_place_fill(reference: str) -> str:
+    return reference.replace("name not in self.allow:", "name not in self.allow[:1]:")
+
+
+@rejected("first_bad_op", by="test_allowed", says="nothing is allowed")
+def always_allows_masks(reference: str) -> str:
+    return reference.replace("name not in self.allow:", "not name.startswith('masked_fill'):")
+
+
+@rejected("first_bad_op", by="test_dtypes")
+def floats_alone(reference: str) -> str:
+    return reference.replace(
+        "    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]",
+        "    tensors = [\n        leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)"
+        " and leaf.dtype == torch.float32\n    ]",
+    )
+
+
+@rejected("first_bad_op", by="test_dtypes")
+def crashes_on_ints(reference: str) -> str:
+    return reference.replace(
+        "bool(t.isinf().any())", "t.abs().max().item() > torch.finfo(t.dtype).max"
+    )
+
+
+@rejected("first_bad_op", by="test_dtypes")
+def first_output_alone(reference: str) -> str:
+    return reference.replace("holds(out)", "holds(out if isinstance(out, Tensor) else out[-1])")
+
+
+@rejected("first_bad_op", by="test_nan_from_inf", says="its own")
+def demands_finite_inputs(reference: str) -> str:
+    return reference.replace("(nan and not nan_before)", "(nan and not (nan_before or inf_before))")
+
+
+@rejected("first_bad_op", by="test_names", says="first that creates")
+def looks_for_nan_alone(reference: str) -> str:
+    return reference.replace(" or (inf and not (nan_before or inf_before))", "")
+
+
+@rejected("first_bad_op", by="test_names", says="first that creates")
+def names_the_last(reference: str) -> str:
+    return reference.replace("if self.found is None and fed", "if fed")
+
+
+@rejected("first_bad_op", by="test_names")
+def names_with_overload(reference: str) -> str:
+    return reference.replace("name = func.overloadpacket.__name__", "name = str(func)")
+
+
+@rejected("first_bad_op", by="test_places", says="views too")
+def leaves_out_views(reference: str) -> str:
+    return reference.replace(
+        "        self.count += 1\n", "        self.count += not func.is_view\n"
+    )
+
+
+@rejected("first_bad_op", by="test_places", says="from 0")
+def counts_from_one(reference: str) -> str:
+    return reference.replace("self.found = name, self.count", "self.found = name, self.count + 1")
+
+
+@rejected("first_bad_op", by="test_in_place", says="before it runs")
+def judges_inputs_afterwards(reference: str) -> str:
+    return reference.replace(
+        "        nan_before, inf_before = holds((args, kwargs))\n        out = func(*args, **kwargs)\n",
+        "        out = func(*args, **kwargs)\n        nan_before, inf_before = holds((args, kwargs))\n",
+    )
+
+
+@rejected("first_bad_op", by="test_clean", says="never blamed")
+def blames_factories(reference: str) -> str:
+    return reference.replace("is None and fed and", "is None and")
+
+
+@rejected("first_bad_op", by="test_clean", says="2 times")
+def runs_twice(reference: str) -> str:
+    return reference.replace(
+        "    with Watch(allow) as watch:\n", "    fn(*args)\n    with Watch(allow) as watch:\n"
+    )
+
+
+# --- 4 ------------------------------------------------------------------------------------------
+
+
+@accepted("bad_rows")
+def bad_rows(ds, classes, z=8.0):
+    """With NumPy, whose median is the mean of the two in the middle."""
+    rows, ys = [], []
+    for i in range(len(ds)):
+        x, y = ds[i]
+        rows.append(x.double().numpy())
+        ys.append(int(y))
+    x = np.stack(rows)
+    outlier = np.zeros(len(x), dtype=bool)
+    for column in x.T:
+        finite = np.isfinite(column)
+        if not finite.any():
+            continue
+        median = np.median(column[finite])
+        mad = np.median(np.abs(column[finite] - median))
+        if mad > 0:
+            far = np.zeros(len(x), dtype=bool)
+            far[finite] = 0.6745 * np.abs(column[finite] - median) / mad > z
+            outlier |= far
+    return {
+        "nan": np.flatnonzero(np.isnan(x).any(1)).tolist(),
+        "inf": np.flatnonzero(np.isinf(x).any(1)).tolist(),
+        "outlier": np.flatnonzero(outlier).tolist(),
+        "label_range": [i for i, y in enumerate(ys) if y < 0 or y >= classes],
+    }
+
+
+@accepted("bad_rows")
+def bad_rows(ds, classes, z=8.0):
+    """Iterating, in Python's lists, in float32."""
+    bad = {"nan": set(), "inf": set(), "outlier": set(), "label_range": set()}
+    columns = {}
+    for row, (x, y) in enumerate(ds):
+        if y not in range(classes):
+            bad["label_range"].add(row)
+        for column, value in enumerate(x.tolist()):
+            if math.isnan(value):
+                bad["nan"].add(row)
+            elif math.isinf(value):
+                bad["inf"].add(row)
+            else:
+                columns.setdefault(column, []).append((row, value))
+    for entries in columns.values():
+        values = torch.tensor([value for _, value in entries], dtype=torch.float32)
+        off = (values - values.median()).abs()
+        mad = off.median()
+        if mad == 0:
+            continue
+        for (row, _), score in zip(entries, (0.6745 * off / mad).tolist()):
+            if score > z:
+                bad["outlier"].add(row)
+    return {key: sorted(rows) for key, rows in bad.items()}
+
+
+@rejected("bad_rows", by="test_contamination", says="hide in them")
+def mean_and_deviation(reference: str) -> str:
+    return reference.replace(
+        "off = (known - known.nanmedian(0).values).abs()",
+        "off = (known - known.nanmean(0)).abs() / 0.6745",
+    ).replace("mad = off.nanmedian(0).values", "mad = (off * 0.6745).square().nanmean(0).sqrt()")
+
+
+@rejected("bad_rows", by="test_outlier_beside_nan", says="spoils its statistics")
+def nan_in_the_statistics(reference: str) -> str:
+    return reference.replace("nanmedian", "median")
+
+
+@rejected("bad_rows", by="test_outlier_beside_nan", says="only these can be outliers")
+def inf_is_an_outlier(reference: str) -> str:
+    return reference.replace("x.masked_fill(~finite, torch.nan)", "x")
+
+
+@rejected("bad_rows", by="test_ints")
+def crashes_on_int_features(reference: str) -> str:
+    return reference.replace("for features, _ in items]).double()", "for features, _ in items])")
+
+
+@rejected("bad_rows", by="test_constant_features", says="MAD is 0")
+def flags_constant_features(reference: str) -> str:
+    return reference.replace("(far & (mad > 0)).any(1)", "far.any(1)")
+
+
+@rejected("bad_rows", by="test_constant_features", says="MAD is 0")
+def an_eps_beside_mad(reference: str) -> str:
+    return reference.replace("0.6745 * off / mad > z", "0.6745 * off / (mad + 1e-8) > z").replace(
+        "(far & (mad > 0)).any(1)", "far.any(1)"
+    )
+
+
+@rejected("bad_rows", by="test_read_once", says="2 times")
+def reads_twice(reference: str) -> str:
+    return reference.replace("for _, y in items]", "for _, y in (ds[i] for i in range(len(ds)))]")
+
+
+@rejected("bad_rows", by="test_labels", says="3 is out of range")
+def classes_is_a_label(reference: str) -> str:
+    return reference.replace("not 0 <= int(y) < classes", "not 0 <= int(y) <= classes")
+
+
+@rejected("bad_rows", by="test_labels", says="so is -1")
+def ignores_minus_one(reference: str) -> str:
+    return reference.replace("not 0 <= int(y) < classes", "int(y) >= classes")
+
+
+@rejected("bad_rows", by="test_threshold", says="score")
+def without_the_factor(reference: str) -> str:
+    return reference.replace("0.6745 * off", "off")
+
+
+@rejected("bad_rows", by="test_threshold", says="score")
+def ignores_z(reference: str) -> str:
+    return reference.replace("mad > z", "mad > 8")
+
+
+@rejected("bad_rows", by="test_planted", says="keys")
+def leaves_out_empty_keys(reference: str) -> str:
+    return reference.replace(
+        ".tolist() for key, rows in bad.items()}",
+        ".tolist() for key, rows in bad.items() if rows.any()}",
+    )
+
+
+@rejected("bad_rows", by="test_planted")
+def one_key_a_row(reference: str) -> str:
+    return reference.replace(
+        '"inf": x.isinf().any(1)', '"inf": x.isinf().any(1) & ~x.isnan().any(1)'
+    )
+
+
+@rejected("bad_rows", by="test_planted", says="Python ints")
+def tensors_for_rows(reference: str) -> str:
+    return reference.replace("rows.nonzero().flatten().tolist()", "list(rows.nonzero().flatten())")

@@ -852,3 +852,455 @@ class TestNanTracer:
             model(randn(5, 3))
         assert_first(tracer, "forward", "sick")
         assert_first(tracer, "backward", None)
+
+
+# --- 3 ------------------------------------------------------------------------------------------
+
+
+class Operators(TorchDispatchMode):
+    """Short names of all dispatched operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def judged(submission: Any, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The learner's answer, with fresh copies of the arguments; must be None or (str, int)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the variance of one sample warns
+        got = submission.first_bad_op(
+            fn, *[a.clone() if isinstance(a, Tensor) else a for a in args], **options
+        )
+    expect(
+        got is None or (isinstance(got, tuple) and [type(part) for part in got] == [str, int]),
+        f"first_bad_op returned {got!r}; expected None or a tuple (str, int)",
+        got=got,
+    )
+    return got
+
+
+def assert_blamed(
+    submission: Any,
+    said: str,
+    fn: Callable[..., Any],
+    *args: Any,
+    name: str | None,
+    nth: int = 0,
+    place: bool = False,
+    why: str = "",
+    **options: Any,
+) -> None:
+    """Hold the answer to the planted operator: the `nth` of that name in the suite's own log."""
+    got = judged(submission, fn, *args, **options)
+    with warnings.catch_warnings(), Operators() as log:
+        warnings.simplefilter("ignore")
+        fn(*args)
+    places = [i for i, found in enumerate(log.names) if found == name]
+    expected = (name, places[nth]) if name else None
+    picture(
+        "text",
+        f"The operators of {said}",
+        f"The first that creates a bad value: {expected}." if expected else "None is to blame.",
+        panels=[
+            {
+                "label": "in the order of execution",
+                "lines": [f"{i} {found}" for i, found in enumerate(log.names)],
+                "marked": [expected[1]] if expected else [],
+            }
+        ],
+    )
+    if got == expected or (not place and got and expected and got[0] == expected[0]):
+        return
+    if expected and got and got[0] == name and place:
+        why = f"the operators are {', '.join(log.names)}; all are counted, from 0, views too"
+    fail(
+        f"{said}: first_bad_op returned {got!r}; expected {expected!r}"
+        + (f": {why}" if why else ""),
+        expected=expected,
+        got=got,
+    )
+
+
+def spoiled(value: float) -> Tensor:
+    """(3, 5) random, one element replaced."""
+    x = randn(3, 5)
+    x[1, 2] = value
+    return x
+
+
+PLANTED: tuple[tuple[str, str, int, Callable[[Tensor], Any]], ...] = (
+    ("0 / 0", "div", 0, lambda x: ((x - x) / (x - x)).exp().sum()),
+    ("x / 0.0", "div", 0, lambda x: (x.t() / 0.0).tanh()),
+    ("exp(12) in float16", "exp", 0, lambda x: (x.half() * 0 + 12).exp().sum(0) + 1),
+    ("the log of negative numbers", "log", 0, lambda x: (x.abs() + 1).neg().view(-1).log().mean()),
+    ("0 * log(0)", "log", 0, lambda x: (x * 0) * (x[0] * 0).log()),
+    ("the variance of one sample", "var", 0, lambda x: x - x[:1].var(0)),
+    ("normalize without eps", "div", 0, lambda x: F.normalize(x * 0, dim=-1, eps=0.0) * 2),
+    ("a matmul of 1e30", "mm", 0, lambda x: (x.abs() + 1e30) @ (x.abs() + 1e30).t()),
+    ("acos(3)", "acos", 0, lambda x: torch.cat([x, (x.abs() + 3).acos()]).unsqueeze(0)),
+    ("0 to the power -1", "pow", 0, lambda x: 0.0 * (x.abs() * 0) ** -1),
+)
+
+
+@pytest.mark.task("first_bad_op")
+class TestFirstBadOp:
+    @pytest.mark.points(3, "value")
+    def test_names(self, submission):
+        """The operator that creates the first bad value is named."""
+        for said, name, nth, fn in PLANTED:
+            assert_blamed(
+                submission,
+                said,
+                fn,
+                randn(3, 5),
+                name=name,
+                nth=nth,
+                why="it is the first that creates nan from inputs without nan, or inf from finite "
+                "ones",
+            )
+
+    @pytest.mark.points(2, "value")
+    @pytest.mark.after("test_names")
+    def test_places(self, submission):
+        """Its place counts every operator from 0, views too."""
+        for said, name, nth, fn in PLANTED:
+            assert_blamed(submission, said, fn, randn(3, 5), name=name, nth=nth, place=True)
+        assert_blamed(
+            submission,
+            "the second exp of exp(exp(20))",
+            lambda x: (x * 0 + 20).exp().exp(),
+            randn(3, 5),
+            name="exp",
+            nth=1,
+            place=True,
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_messengers(self, submission):
+        """Operators that pass a bad value on are not blamed."""
+        messenger = "its input was bad already, so it only passes that on"
+        for value in (NAN, INF):
+            for said, fn in (
+                ("x * 2 and a sum", lambda x: (x * 2).sum()),
+                ("exp", lambda x: x.exp()),
+                ("stack of a list", lambda x: torch.stack([torch.ones(3, 5), x])),
+                ("where", lambda x: torch.where(x > 0, x, x.t().reshape(3, 5) * 2)),
+            ):
+                assert_blamed(
+                    submission,
+                    f"{said}, with an argument that holds {value:g}",
+                    fn,
+                    spoiled(value),
+                    name=None,
+                    why=messenger,
+                )
+        assert_blamed(
+            submission,
+            "a nan argument, and a log of negative numbers beside it",
+            lambda x, y: x.exp() + (y.abs() + 1).neg().log(),
+            spoiled(NAN),
+            randn(3, 5),
+            name="log",
+            why=messenger,
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_nan_from_inf(self, submission):
+        """A nan made of inf is a new one."""
+        why = "its inputs hold inf but no nan, so the nan is its own"
+        mask = torch.tensor([[False], [True], [False]])
+        assert_blamed(
+            submission,
+            "softmax with a row filled with -inf",
+            lambda x: x.masked_fill(mask, -INF).softmax(-1).sum(),
+            randn(3, 5),
+            name="_softmax",
+            why=why,
+        )
+        assert_blamed(
+            submission,
+            "inf - inf, with an inf argument",
+            lambda x: x * 2 - x,
+            spoiled(INF),
+            name="sub",
+            why=why,
+        )
+        assert_blamed(
+            submission,
+            "0 * inf, with an inf argument",
+            lambda x, y: (y + 1) * x * 0.0,
+            spoiled(INF),
+            randn(3, 5),
+            name="mul",
+            nth=1,
+            place=True,
+            why=why,
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_allowed(self, submission):
+        """Filling with -inf is legal, as far as `allow` says so."""
+        mask = torch.tensor([True, False, True, False, False])
+        legal = "filling with -inf is meant; the names in `allow` are never blamed"
+        for said, fn in (
+            ("masked_fill with -inf", lambda x: x.masked_fill(mask, -INF).softmax(-1)),
+            ("masked_fill_ with -inf", lambda x: (x * 2).masked_fill_(mask, -INF).softmax(-1)),
+            ("where with -inf", lambda x: torch.where(mask, x, -INF).softmax(-1)),
+        ):
+            assert_blamed(submission, said, fn, randn(3, 5), name=None, why=legal)
+        assert_blamed(
+            submission,
+            "masked_fill with -inf and allow=()",
+            lambda x: (x * 2).masked_fill(mask, -INF).softmax(-1),
+            randn(3, 5),
+            name="masked_fill",
+            why="nothing is allowed here",
+            allow=(),
+        )
+        assert_blamed(
+            submission,
+            'exp(exp(20)) and a log of 0 with allow=("exp",)',
+            lambda x: (x * 0 + 20).exp().exp().mul(0).add(x).log() + (x * 0).log(),
+            randn(3, 5).abs(),
+            name="mul",
+            nth=1,
+            why="exp is allowed here, so the first nan is the one of inf * 0",
+            allow=("exp",),
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_dtypes(self, submission):
+        """Ints, bools, several outputs and all float dtypes work."""
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            assert_blamed(
+                submission,
+                f"a log of negative numbers in {dtype}",
+                lambda x: (x.abs() + 1).neg().log().to(torch.float32),
+                randn(3, 5).to(dtype),
+                name="log",
+                why=f"{dtype} has nan and inf too",
+            )
+        assert_blamed(
+            submission,
+            "ints and bools",
+            lambda x, flag: (x.argmax(-1) // 2, x > 0, x.topk(2), x.long().sort(), flag),
+            randn(3, 5),
+            True,
+            name=None,
+        )
+        assert_blamed(
+            submission,
+            "var_mean of one sample, which has two outputs",
+            lambda x: torch.var_mean(x[:1], 0),
+            randn(3, 5),
+            name="var_mean",
+        )
+        assert_blamed(
+            submission,
+            "an int divided by 0.0",
+            lambda x: x.long() / 0.0,
+            randn(3, 5) + 9,
+            name="div",
+        )
+
+    @pytest.mark.points(1, "value")
+    def test_in_place(self, submission):
+        """Inputs are judged as they were before the operator."""
+        for said, name, fn in (
+            ("log_ of negative numbers", "log_", lambda x: (x.abs() + 1).neg_().log_().sum()),
+            ("div_ by 0.0", "div_", lambda x: x.clone().div_(0.0).sum()),
+        ):
+            assert_blamed(
+                submission,
+                said,
+                fn,
+                randn(3, 5),
+                name=name,
+                why="it writes into its input; look at the inputs before it runs",
+            )
+
+    @pytest.mark.points(1, "value")
+    def test_clean(self, submission):
+        """None, when nothing is created; fn runs once."""
+        calls = []
+
+        def fn(x: Tensor) -> Tensor:
+            calls.append(1)
+            full = torch.full((3, 5), -INF)
+            return torch.maximum(x.softmax(-1).log(), full) + nn.functional.gelu(x)
+
+        got = judged(submission, fn, randn(3, 5))
+        expect(
+            got is None,
+            f"first_bad_op returned {got!r}; expected None: an operator without tensor inputs, such "
+            "as `full`, is never blamed",
+            got=got,
+        )
+        expect(len(calls) == 1, f"fn was called {len(calls)} times; expected once")
+
+
+# --- 4 ------------------------------------------------------------------------------------------
+
+
+class Rows(Dataset):
+    """A data set in memory that counts what is read."""
+
+    def __init__(self, x: Tensor, y: list[int]) -> None:
+        self.x, self.y = x, y
+        self.reads = [0] * len(y)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        if not 0 <= i < len(self.y):
+            raise IndexError(i)
+        self.reads[i] += 1
+        return self.x[i].clone(), self.y[i]
+
+
+def labels(rows: int) -> list[int]:
+    """Labels of three classes."""
+    return [i % 3 for i in range(rows)]
+
+
+def assert_rows(submission: Any, ds: Rows, why: str = "", z: float | None = None, **rows: Any):
+    """Hold `bad_rows` to these rows; keys that are not named are empty."""
+    got = submission.bad_rows(ds, 3) if z is None else submission.bad_rows(ds, classes=3, z=z)
+    keys = ("nan", "inf", "outlier", "label_range")
+    expect(
+        isinstance(got, dict) and sorted(got) == sorted(keys),
+        f"the result has the keys {sorted(got) if isinstance(got, dict) else got!r}; expected "
+        f"{', '.join(keys)}",
+    )
+    for key in keys:
+        expected = rows.get(key, [])
+        found = got[key]
+        expect(
+            isinstance(found, list) and all(type(row) is int for row in found),
+            f"`{key}` is {found!r}; expected a list of Python ints",
+        )
+        expect(
+            found == expected,
+            f"`{key}` is {found}; expected {expected}"
+            + (f": {why}" if why and sorted(found) != sorted(expected) else "")
+            + (": sorted" if sorted(found) == expected else ""),
+            expected=expected,
+            got=found,
+        )
+
+
+@pytest.mark.task("bad_rows")
+class TestBadRows:
+    @pytest.mark.points(2, "value")
+    def test_planted(self, submission):
+        """The planted rows are found, and no others."""
+        for shift in (0, 2):
+            x, y = randn(31, 5), labels(31)
+            x[3 + shift, 4] = x[17, 1] = NAN
+            x[17, 2], x[5 + shift, 2] = INF, -INF
+            x[22, 3], x[8 + shift, 0], x[5 + shift, 1] = 1000.0, -1000.0, 500.0
+            y[30 - shift], y[1] = 3, -1
+            assert_rows(
+                submission,
+                Rows(x, y),
+                nan=[3 + shift, 17],
+                inf=[5 + shift, 17],
+                outlier=sorted([22, 8 + shift, 5 + shift]),
+                label_range=[1, 30 - shift],
+            )
+        assert_rows(submission, Rows(randn(31, 5), labels(31)))
+
+    @pytest.mark.points(1, "value")
+    def test_outlier_beside_nan(self, submission):
+        """A nan or inf in a feature doesn't hide its outliers."""
+        for value, key in ((NAN, "nan"), (INF, "inf")):
+            x = randn(31, 2)
+            x[4, 1], x[9, 1], x[20, 1] = value, 1000.0, value
+            assert_rows(
+                submission,
+                Rows(x, labels(31)),
+                f"{value:g} in a feature spoils its statistics; median and MAD are over the finite "
+                "entries, and only these can be outliers",
+                outlier=[9],
+                **{key: [4, 20]},
+            )
+
+    @pytest.mark.points(1, "value")
+    def test_constant_features(self, submission):
+        """A feature with MAD 0 has no outliers."""
+        x = randn(31, 4)
+        x[:, 0] = 7.0
+        x[:, 1] = 0.1
+        x[:, 2] = 0.0
+        x[13, 2] = 1000.0
+        assert_rows(
+            submission,
+            Rows(x, labels(31)),
+            "features whose MAD is 0 tell nothing; 0 / 0 and x / 0 are no scores",
+        )
+
+    @pytest.mark.points(1, "structure")
+    def test_read_once(self, submission):
+        """Every item is read once."""
+        ds = Rows(randn(31, 5), labels(31))
+        submission.bad_rows(ds, 3)
+        expect(
+            set(ds.reads) == {1},
+            f"an item was read {max(ds.reads)} times, another {min(ds.reads)} times; expected once "
+            "each: reading may be slow, or draw at random",
+            got=ds.reads,
+        )
+
+    @pytest.mark.points(1, "value")
+    def test_ints(self, submission):
+        """Features may be ints."""
+        x = torch.randint(-50, 50, (31, 3))
+        x[6, 2] = 100_000
+        assert_rows(submission, Rows(x, labels(31)), outlier=[6])
+
+    @pytest.mark.points(1, "value")
+    def test_labels(self, submission):
+        """Labels outside 0 to classes - 1 are found."""
+        y = labels(31)
+        y[2], y[7], y[19] = -1, 3, 1000
+        assert_rows(
+            submission,
+            Rows(randn(31, 2), y),
+            "labels are 0 to classes - 1: with 3 classes 3 is out of range, and so is -1",
+            label_range=[2, 7, 19],
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_contamination(self, submission):
+        """Twenty per cent of outliers don't hide each other."""
+        x = randn(40, 3)
+        rows = sorted(torch.randperm(40)[:8].tolist())
+        x[rows, 1] += 1000.0
+        assert_rows(
+            submission,
+            Rows(x, labels(40)),
+            "outliers raise mean and standard deviation until they hide in them; median and MAD "
+            "stay",
+            outlier=rows,
+        )
+
+    @pytest.mark.points(1, "value")
+    def test_threshold(self, submission):
+        """The score is 0.6745 * |x - median| / MAD, its limit z."""
+        for value, z, outliers in ((40.0, 8.0, [10]), (35.0, 8.0, []), (40.0, 9.5, [])):
+            x = torch.arange(-5.0, 6.0)[:, None] + 3
+            x[10] = value + 3
+            assert_rows(
+                submission,
+                Rows(x, labels(11)),
+                f"the value {value + 3:g} in a feature with median 3 and MAD 3 has the score "
+                f"{0.6745 * value / 3:.2f}, and z is {z:g}",
+                z=z,
+                outlier=outliers,
+            )
