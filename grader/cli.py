@@ -125,6 +125,9 @@ def parser() -> argparse.ArgumentParser:
     report = verb("report", "write the pages", _report)
     report.add_argument("--open", action="store_true", help="and open them in the browser")
     report.add_argument("--out", type=Path, metavar="DIR", help="write them there")
+    serve = verb("serve", "the pages in a browser, each fresh after every attempt", _serve)
+    serve.add_argument("--open", action="store_true", help="and open them in the browser")
+    serve.add_argument("--port", type=int, default=0, metavar="N", help="default: one that is free")
     init = verb("init", "begin: write the course into a folder", _init)
     init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: this folder")
     update = verb("update", "newer stubs under your answers; they are kept", _update)
@@ -337,6 +340,12 @@ def _report(arguments: argparse.Namespace) -> int:
     from grader import learner
 
     return learner.report(_desk(arguments), arguments.out, is_opened=arguments.open)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.serve(_desk(arguments), arguments.port, is_opened=arguments.open)
 
 
 def _init(arguments: argparse.Namespace) -> int:

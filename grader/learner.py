@@ -364,6 +364,36 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     return OK
 
 
+def serve(desk: Desk, port: int, *, is_opened: bool) -> int:
+    """Write all pages and show them in a browser, each fresh after every attempt, until Ctrl-C.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+    from grader import serve as serving
+
+    with History.open(desk.database) as kept:
+        _write_pages(desk, kept, catalogue.exercises(desk.course))
+
+    def ready(address: str) -> None:
+        desk.out.write(f"The dashboard: {address}index.html")
+        desk.out.write("Every grade refreshes it. Ctrl-C ends this.")
+        if is_opened:
+            import webbrowser
+
+            webbrowser.open(f"{address}index.html")
+
+    try:
+        pages = serving.Pages(desk.course.reports, port)
+    except (OSError, OverflowError) as error:
+        text = error.strerror if isinstance(error, OSError) else "no such port"
+        raise UsageError(
+            f"port {port} can't be used ({text}); leave out --port for one that is free"
+        ) from None
+    serving.run(pages, ready)
+    return OK
+
+
 def has_reference(exercise: Exercise) -> bool:
     """Whether this copy of the course has the solution; a release has none."""
     return (exercise.source / exercise.files[0]).is_file()

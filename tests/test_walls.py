@@ -21,7 +21,17 @@ PRELOADED = {"server.base", "server.oneshot", "server.spare", "server.zygote"}
 FLOORS = (
     {"errors", "model", "exercise_file", "processes", "server.place"},
     {"answers", "bundle", "feedback", "files", "regions", "runner", "server.client", "suite"},
-    {"course", "records", "roadmap", "server.start", "server.warm", "source", "stubs", "terminal"},
+    {
+        "course",
+        "records",
+        "roadmap",
+        "serve",
+        "server.start",
+        "server.warm",
+        "stubs",
+        "terminal",
+    },
+    {"source"},
     {"carry", "catalogue", "console", "history", "notebook", "pages", "selection"},
     {"handout", "screens", "verdict"},
     {"grading", "release"},
