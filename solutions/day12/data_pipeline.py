@@ -107,7 +107,7 @@ def pad_collate(batch: list[tuple[Tensor, int]], pad: int = 0) -> dict[str, Tens
         tokens (batch, max_len) int64, mask (batch, max_len) bool with True for a real token,
         length (batch,) int64, label (batch,) int64.
     """
-    ### BEGIN SOLUTION 3: pad, and remember what is real
+    ### BEGIN SOLUTION 3: the four tensors
     length = torch.tensor([len(tokens) for tokens, _ in batch])
     tokens = pad_sequence(
         [tokens.long() for tokens, _ in batch], batch_first=True, padding_value=pad

@@ -51,7 +51,7 @@ def global_state() -> dict[str, Any]:
     }
 
 
-def run_isolated(fn: Callable[[], Any], what: str) -> Any:
+def run_isolated(fn: Callable[[], Any], what: str, also: str = "") -> Any:
     """Call `fn` from two states of the global generators: it changes none, and its result is the
     same."""
     results = []
@@ -65,12 +65,7 @@ def run_isolated(fn: Callable[[], Any], what: str) -> Any:
             expect(
                 state == before[name],
                 f"{what} changes the global state of {name}: whoever draws after it draws other "
-                "numbers. Use a generator of your own, made from the seed"
-                + (
-                    " (a DataLoader draws a seed for its workers, unless it is given a generator)"
-                    if name == "torch"
-                    else ""
-                ),
+                f"numbers. Use a generator of your own, made from the seed{also}",
             )
     expect(
         results[0] == results[1],
@@ -85,6 +80,11 @@ def loaded(make: Callable[[], DataLoader]) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer cores than workers
         return list(make())
+
+
+def head(values: list[Any]) -> Any:
+    """The first of them, None if there is none."""
+    return values[0] if values else None
 
 
 def flat(parts: Iterable[list[Any]]) -> list[Any]:
@@ -177,7 +177,7 @@ class TestTableDataset:
                     "carries its answer with it",
                 )
                 assert_shape(features, feat=3)
-                assert_dtype(features, torch.float32, "the features")
+                assert_dtype(features, torch.float32, "the feature tensor")
                 assert_close(
                     features,
                     values[row].float(),
@@ -208,7 +208,10 @@ class TestTableDataset:
         values, labels = table(tmp_path / "a.csv", 5)
         dataset = submission.TableDataset(tmp_path / "a.csv", "kind")
         for index in (-1, -2, -5):
-            features, label = item(dataset, index)
+            try:
+                features, label = item(dataset, index)
+            except IndexError:
+                fail(f"dataset[{index}] of 5 rows raises IndexError; it is row {5 + index}")
             assert_close(features, values[index].float(), what=f"the features of dataset[{index}]")
             assert_equal(int(label), labels[index], what=f"the label of dataset[{index}]")
 
@@ -309,7 +312,9 @@ class TestTableDataset:
         rows = [5, 2, 2, 0, 6]
         subset = Subset(dataset, rows)
         found = [int(item(subset, place)[1]) for place in range(5)]
-        assert_equal(found, [labels[row] for row in rows], what=f"the labels of Subset(…, {rows})")
+        assert_equal(
+            found, [labels[row] for row in rows], what=f"of a Subset of the rows {rows}, labels"
+        )
 
     @pytest.mark.points(1, "structure")
     def test_pickle(self, submission, tmp_path):
@@ -380,8 +385,8 @@ class TestStratifiedSplit:
             both = sorted(set(train) & set(val))
             expect(
                 not both,
-                f"{len(both)} of 47 samples are in train and in val, the first is {both[:1]}: what "
-                "is trained on can't validate",
+                f"{len(both)} of 47 samples are in train and in val, the first is {head(both)}: "
+                "what is trained on can't validate",
             )
             expect(
                 sorted(train + val) == list(range(47)),
@@ -417,6 +422,11 @@ class TestStratifiedSplit:
                 off = [n for n in counts if abs(found[n] - frac * counts[n]) > 1 + 1e-9]
                 if off or (frac == 0.75 and seed == 2):
                     draw_shares(found, counts, frac)
+                expect(
+                    not off or any(abs(found[n] - (1 - frac) * counts[n]) > 1 for n in counts),
+                    f"val has the share {1 - frac:.4g} of every class; frac={frac} is the share "
+                    "of val, not of train",
+                )
                 for label in off:
                     fail(
                         f"class {label} has {found[label]} of its {counts[label]} samples in val; "
@@ -444,7 +454,7 @@ class TestStratifiedSplit:
             alone = [label for label in labels[val].tolist() if label != 3]
             expect(
                 not alone,
-                f"class {alone[:1]} has a single sample and it is in val (frac={frac}): nobody "
+                f"class {head(alone)} has a single sample and it is in val (frac={frac}): nobody "
                 "can learn it",
             )
 
@@ -460,9 +470,9 @@ class TestStratifiedSplit:
                 missing = sorted(set(counts) - set(labels[part].tolist()))
                 expect(
                     not missing,
-                    f"with frac={frac}, class {missing[:1]} with its "
-                    f"{counts.get(missing[0]) if missing else 0} samples isn't in {name}: the "
-                    "count was rounded and the class vanished there",
+                    f"with frac={frac}, class {head(missing)} with its "
+                    f"{counts.get(head(missing))} samples isn't in {name}: the count was rounded "
+                    "and the class vanished there",
                 )
 
     @pytest.mark.points(2, "value")
@@ -476,7 +486,7 @@ class TestStratifiedSplit:
             torn = sorted(set(groups[train].tolist()) & set(groups[val].tolist()))
             expect(
                 not torn,
-                f"group {torn[:1]} has samples in train and in val: of {len(torn)} groups, what "
+                f"group {head(torn)} has samples in train and in val: of {len(torn)} groups, what "
                 "is learnt about one half answers for the other",
             )
 
@@ -604,7 +614,7 @@ class TestPadCollate:
                 assert_equal(
                     found.tolist(),
                     padded(samples, pad),
-                    what=f"tokens with pad={pad}",
+                    what=f"with pad={pad}, tokens",
                     explain={
                         "the padding stands in front of the tokens; expected it at the end": front,
                         **(
@@ -666,7 +676,13 @@ class TestPadCollate:
                 f"a real token that equals pad={pad} counts as padding: the mask compares tokens "
                 "with pad; make it from the lengths",
             )
-            assert_equal(mask.tolist(), real(samples).tolist(), what=f"the mask with pad={pad}")
+            counted = torch.arange(4) < compared.sum(1, keepdim=True)
+            expect(
+                not torch.equal(mask, counted),
+                f"the lengths are counted by comparing tokens with pad={pad}, so a real token that "
+                "equals pad is missed; they are the lengths of the samples",
+            )
+            assert_equal(mask.tolist(), real(samples).tolist(), what=f"with pad={pad}, mask")
 
     @pytest.mark.points(1, "shape")
     def test_dtypes(self, submission):
@@ -710,7 +726,7 @@ class TestPadCollate:
             assert_shape(batch["tokens"], batch=len(lengths), max_len=longest)
             assert_shape(batch["mask"], batch=len(lengths), max_len=longest)
             assert_equal(
-                batch["tokens"].tolist(), padded(samples, 7), what=f"tokens of lengths {lengths}"
+                batch["tokens"].tolist(), padded(samples, 7), what=f"with lengths {lengths}, tokens"
             )
             assert_equal(batch["length"].tolist(), list(lengths), what="length")
             assert_equal(
@@ -735,7 +751,7 @@ class TestPadCollate:
         assert_equal(
             [batch["tokens"].tolist() for batch in found],
             [padded(samples[start : start + 2], 3) for start in (0, 2, 4)],
-            what="tokens of a DataLoader with two workers",
+            what="of a DataLoader with two workers, tokens",
         )
 
 
@@ -782,8 +798,9 @@ class TestBucketBatchSampler:
 
         def run(case: dict[str, Any]) -> None:
             lengths = case["lengths"]
+            given = list(lengths)
             sampler = submission.BucketBatchSampler(
-                lengths=list(lengths),
+                lengths=given,
                 max_tokens=case["max_tokens"],
                 shuffle=case["shuffle"],
                 seed=2,
@@ -795,11 +812,12 @@ class TestBucketBatchSampler:
                 expect(
                     not missing,
                     f"{len(missing)} of {len(lengths)} indices never come, the first is "
-                    f"{missing[:1]}; a batch that isn't full is a batch too",
+                    f"{head(missing)}; a batch that isn't full is a batch too",
                 )
                 twice = sorted(index for index, count in seen.items() if count > 1)
-                expect(not twice, f"index {twice[:1]} comes more than once in an epoch")
+                expect(not twice, f"index {head(twice)} comes more than once in an epoch")
                 expect(len(seen) == len(lengths), "there are indices that no sample has")
+            expect(given == lengths, "the list of lengths that was given has been changed")
 
         cases = [{"lengths": [4], "max_tokens": 10}, {"lengths": [3, 5, 2], "max_tokens": 10}]
         cases += [{"lengths": lengths_of(count), "max_tokens": 64} for count in (7, 53, 101)]
@@ -1060,7 +1078,7 @@ def expect_each_once(found: list[str], lines: list[list[str]], where: str) -> No
     seen, expected = Counter(found), Counter(flat(lines))
     twice = sorted((seen - expected).keys())
     missing = sorted((expected - seen).keys())
-    if twice and not missing and all(count > 1 for count in seen.values()):
+    if len(lines) > 1 and not missing and all(count > 1 for count in seen.values()):
         fail(
             f"{where}, every line comes {max(seen.values())} times: each worker has a copy of the "
             "data set and reads all of it, unless it asks which worker it is",
@@ -1069,9 +1087,14 @@ def expect_each_once(found: list[str], lines: list[list[str]], where: str) -> No
         )
     expect(
         not missing,
-        f"{where}, {len(missing)} of {len(flat(lines))} lines never come, such as {missing[:1]}",
+        f"{where}, {len(missing)} of {len(flat(lines))} lines never come, such as "
+        f"{head(missing)!r}",
     )
-    expect(not twice, f"{where}, {twice[0] if twice else ''!r} comes too often or isn't a line")
+    expect(
+        not twice,
+        f"{where}, {head(twice)!r} comes {seen[head(twice)]} times and is "
+        f"{expected[head(twice)]} times in the files",
+    )
 
 
 @pytest.mark.task("ShardedStream")
@@ -1081,9 +1104,11 @@ class TestShardedStream:
     def test_lines(self, submission, tmp_path):
         """Without workers every line comes once, as it is."""
         for buffer in (1, 3, 100):
-            paths, lines = shards(tmp_path, 5, 2, 7)
-            stream = submission.ShardedStream(files=list(paths), buffer=buffer, seed=0)
+            paths, lines = shards(tmp_path, 5, 2, 0, 7)
+            given = list(paths)
+            stream = submission.ShardedStream(files=given, buffer=buffer, seed=0)
             found = lines_of(stream)
+            expect(given == paths, "the list of files that was given has been changed")
             for line in found:
                 expect(isinstance(line, str), f"a line is of type {type(line).__name__}, not str")
                 expect(not line.endswith("\n"), f"a line still has its newline: {line!r}")
@@ -1094,7 +1119,7 @@ class TestShardedStream:
         assert_equal(
             found,
             ["  two spaces", "", "a tab\t", "two spaces  ", "no newline"],
-            what="the lines of a file with blanks, an empty line and no newline at its end",
+            what="of a file with blanks, an empty line and no newline at its end, lines",
         )
 
     @pytest.mark.points(1, "value")
@@ -1103,7 +1128,7 @@ class TestShardedStream:
         paths, lines = shards(tmp_path, 3, 5, 2)
         paths, lines = paths[::-1], lines[::-1]
         found = lines_of(submission.ShardedStream(list(paths), 1, 3))
-        assert_equal(found, flat(lines), what="the lines with a buffer of 1")
+        assert_equal(found, flat(lines), what="with a buffer of 1, lines")
 
     @pytest.mark.points(2, "value")
     @pytest.mark.hint("In a worker, `get_worker_info()` has `id` and `num_workers`.")
@@ -1130,7 +1155,7 @@ class TestShardedStream:
                 assert_equal(
                     found,
                     flat(lines[number::count]),
-                    what=f"the lines of worker {number} of {count}",
+                    what=f"of worker {number} of {count}, lines",
                 )
 
     @pytest.mark.points(1, "value")
@@ -1140,7 +1165,7 @@ class TestShardedStream:
             paths, lines = shards(tmp_path, *sizes)
             stream = submission.ShardedStream(list(paths), 3, 0)
             found = [line for number in range(count) for line in lines_of(stream, number, count)]
-            expect_each_once(found, lines, f"with {len(sizes)} files and {count} workers")
+            expect_each_once(found, lines, f"with {count} workers, files of {sizes} lines")
 
     @pytest.mark.points(1, "value")
     def test_real_workers(self, submission, tmp_path):
@@ -1215,7 +1240,12 @@ class TestShardedStream:
         )
         other = lines_of(submission.ShardedStream(list(paths), 11, 1))
         expect(other != orders[0], "the seeds 0 and 1 give the same order")
-        stream.set_epoch(0)
+
+    @pytest.mark.points(1, "value")
+    def test_workers_differ(self, submission, tmp_path):
+        """Two workers shuffle in different ways."""
+        paths, _ = shards(tmp_path, 23, 23)
+        stream = submission.ShardedStream(list(paths), 11, 0)
         places = [
             [line.rpartition(" ")[2] for line in lines_of(stream, number, 2)] for number in (0, 1)
         ]
@@ -1234,8 +1264,8 @@ class TestShardedStream:
         first = lines_of(stream)
         expect(
             lines_of(stream) == first,
-            "a second pass of the same epoch has another order: the generator goes on from where "
-            "the first pass left it",
+            "a second pass of the same epoch has another order: it draws from a global generator, "
+            "or from one that goes on where the first pass left it",
         )
         stream.set_epoch(2)
         second = lines_of(stream)
@@ -1327,22 +1357,21 @@ def expect_continued(
     expected = whole[k : k + len(found)]
     if found == expected:
         return
-    start = k - k % per_epoch
-    why = "they are in another order"
-    if k and found[0] == whole[k - 1]:
+    rest = per_epoch - k % per_epoch
+    if found[:rest] == expected[:rest]:
+        why = "the rest of the epoch is right, the epochs after it are others"
+    elif k % per_epoch and found[0] == whole[k - k % per_epoch]:
+        why = "the epoch is begun anew, so its first batches come again"
+    elif k and found[0] == whole[k - 1]:
         why = "the last batch handed out before the state comes again"
     elif found[0] == whole[k + 1]:
         why = "one batch is left out"
-    elif k % per_epoch and found[0] == whole[start]:
-        why = "the epoch is begun anew, so its first batches come again"
     elif found[0] == whole[0]:
         why = "everything is begun anew"
-    elif found[: per_epoch - k % per_epoch] == expected[: per_epoch - k % per_epoch]:
-        why = "the rest of the epoch is right, the epochs after it are others"
-    elif sorted(flat(found[: per_epoch - k % per_epoch])) != sorted(
-        flat(expected[: per_epoch - k % per_epoch])
-    ):
+    elif sorted(flat(found[:rest])) != sorted(flat(expected[:rest])):
         why = "the epoch is shuffled anew, so samples come twice and others never"
+    else:
+        why = "they are in another order"
     fail(
         f"{when}, the batches aren't those that would have followed: {why}",
         got=found[:3],
@@ -1412,9 +1441,6 @@ class TestResumableLoader:
     @pytest.mark.points(1, "structure")
     def test_collate(self, submission):
         """A batch is what collate_fn makes of a list of samples."""
-        samples = [(torch.tensor([place, -place]), place) for place in range(7)]
-        for x, y in submission.ResumableLoader(samples, 3, 1):
-            assert_equal(x.tolist(), [[n, -n] for n in y.tolist()], what="a batch of pairs")
         given: list[Any] = []
 
         def collate(batch: list[Any]) -> int:
@@ -1422,18 +1448,21 @@ class TestResumableLoader:
             return len(batch)
 
         found = list(submission.ResumableLoader(Numbers(7), 3, 1, collate_fn=collate))
-        assert_equal(found, [3, 3, 1], what="the batches that collate_fn makes")
+        assert_equal(found, [3, 3, 1], what="with a collate_fn that counts, batches")
         for batch in given:
             expect(
                 isinstance(batch, list) and all(isinstance(value, Tensor) for value in batch),
                 f"collate_fn was given {type(batch).__name__}; expected the list of samples",
             )
+        samples = [(torch.tensor([place, -place]), place) for place in range(7)]
+        for x, y in submission.ResumableLoader(samples, 3, 1):
+            assert_equal(x.tolist(), [[n, -n] for n in y.tolist()], what="a batch of pairs")
 
     @pytest.mark.points(2, "structure")
     def test_left_early(self, submission):
         """After an early break the next iter() goes on."""
         whole = taken(submission.ResumableLoader(Numbers(11), 3, 5), 12)
-        for k in (1, 2, 3, 6):
+        for k in (2, 1, 3, 6):
             loader = submission.ResumableLoader(Numbers(11), 3, 5)
             taken(loader, k)
             (rest,) = epochs_of(loader, 1)
@@ -1467,7 +1496,7 @@ class TestResumableLoader:
             found = taken(resumed(submission, states[k], size, batch_size, seed), count)
             expect_continued(found, whole, k, per_epoch, f"resumed after {k} batches")
 
-        places = [0, 1, 2, 3, 5, 6, 7]
+        places = [2, 0, 1, 3, 5, 6, 7]  # at 1 two mistakes look alike
         smallest(
             run,
             [
@@ -1524,8 +1553,8 @@ class TestResumableLoader:
             size = len(json.dumps(state).encode())
             expect(
                 size < 1000,
-                f"the state takes {size} bytes as JSON, expected fewer than 1000: an order need not "
-                "be stored if it can be computed from seed and epoch",
+                f"the state takes {size} bytes as JSON, expected fewer than 1000: an order that "
+                "can be computed from seed and epoch needn't be stored",
                 got=size,
                 expected=1000,
             )
@@ -1589,4 +1618,8 @@ class TestResumableLoader:
             found = taken(loader, 7)
             return found + taken(resumed(submission, loader.state_dict(), 23, 5, 3), 3)
 
-        run_isolated(run, "ResumableLoader")
+        run_isolated(
+            run,
+            "ResumableLoader",
+            "; iterating over a DataLoader draws too, unless it is given a generator",
+        )
