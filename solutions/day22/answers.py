@@ -281,6 +281,33 @@ class UniformStart(MyEmbedding):
             self.weight.data[padding_idx] = 0
 
 
+@rejected("MyEmbedding", by="test_start", says="two tables are equal")
+class SeededStart(MyEmbedding):
+    def __init__(self, vocab, dim, padding_idx=None):
+        super().__init__(vocab, dim, padding_idx)
+        with torch.no_grad():
+            self.weight.normal_(generator=torch.Generator().manual_seed(0))
+            if padding_idx is not None:
+                self.weight[padding_idx] = 0
+
+
+@rejected("MyEmbedding", by="test_state_dict", says="Parameter")
+class WeightIsABuffer(MyEmbedding):
+    def __init__(self, vocab, dim, padding_idx=None):
+        super().__init__(vocab, dim, padding_idx)
+        weight = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", weight)
+
+
+@rejected("MyEmbedding", by="test_value")
+class WritesToTheIds(MyEmbedding):
+    def forward(self, ids):
+        rows = super().forward(ids)
+        ids.clamp_(0, self.weight.shape[0] - 1)
+        return rows
+
+
 # --- 2 ------------------------------------------------------------------------------------------
 
 
@@ -716,6 +743,26 @@ def channels_on_the_cpu(reference: str) -> str:
     )
 
 
+@rejected("rope", by="test_half", says="computed in float32")
+def cosines_rounded_to_half(reference: str) -> str:
+    return reference.replace(
+        "cos, sin = angle.cos(), angle.sin()",
+        "cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)",
+    ).replace("pairs = x.to(wide)", "pairs = x")
+
+
+@rejected("rope", by="test_half", says="computed in float32")
+def positions_in_half(reference: str) -> str:
+    return reference.replace(
+        "positions[..., None].to(wide)", "positions[..., None].to(x.dtype).to(wide)"
+    )
+
+
+@rejected("rope", by="test_value", says="frequencies grow")
+def growing_frequencies_of_rope(x, positions, base=10000.0, interleaved=True):
+    return rope_right(x, positions, 1 / base, interleaved)
+
+
 # --- 4 ------------------------------------------------------------------------------------------
 
 
@@ -935,6 +982,18 @@ def one_axis(reference: str) -> str:
     return reference.replace(
         "distance = rel.abs()", "rel = rel.flatten()\n    distance = rel.abs()"
     )
+
+
+@rejected("alibi_and_relative", by="test_buckets")
+def one_direction_has_all_buckets(reference: str) -> str:
+    return reference.replace("exact = half // 2", "half, exact = buckets, half").replace(
+        "half * (rel > 0)", "buckets // 2 * (rel > 0)"
+    )
+
+
+@rejected("alibi_and_relative", by="test_alignment", says="pushed down")
+def later_keys_are_raised(reference: str) -> str:
+    return reference.replace("query[:, None]).abs()", "query[:, None])")
 
 
 # --- 5 ------------------------------------------------------------------------------------------
@@ -1294,3 +1353,45 @@ class DropoutOnBoth(InputEmbedding):
         tokens = self.token(ids) * self.token.embedding_dim**0.5
         rows = super().forward(ids, start)
         return rows if not self.training else self.dropout(tokens) + self.dropout(rows - tokens)
+
+
+@rejected("InputEmbedding", by="test_past_max_len", says="nothing was raised")
+class LengthComparedWithoutStart(InputEmbedding):
+    def forward(self, ids, start=0):
+        if self.kind == "sinusoidal":
+            return super().forward(ids, start)
+        if ids.shape[1] > len(self.position):
+            raise ValueError("max_len")
+        at = (start + torch.arange(ids.shape[1], device=ids.device)) % len(self.position)
+        dim = self.position.shape[1]
+        return self.dropout(self.token(ids) * dim**0.5 + self.position[at])
+
+
+@rejected("InputEmbedding", by="test_tied", says="two Parameters")
+class AParameterOfItsOwn(InputEmbedding):
+    def __init__(self, vocab, dim, max_len, kind, p=0.0, tie=None):
+        super().__init__(vocab, dim, max_len, kind, p)
+        if tie is not None:
+            tie.weight = nn.Parameter(self.token.weight)
+
+
+@rejected("InputEmbedding", by="test_value")
+class PositionsByTheIds(TwoEmbeddings):
+    def forward(self, ids, start=0):
+        if self.position is None:
+            return super().forward(ids, start)
+        if start + ids.size(1) > self.max_len:
+            raise ValueError("max_len")
+        return self.drop(self.token(ids) * self.scale + self.position(ids % self.max_len))
+
+
+@rejected("InputEmbedding", by="test_value", says="float64")
+def table_in_float64(reference: str) -> str:
+    return reference.replace(
+        "sinusoidal(max_len, dim), persistent", "sinusoidal(max_len, dim).double(), persistent"
+    )
+
+
+@rejected("InputEmbedding", by="test_gradient", says="learned positions")
+def positions_out_of_the_graph(reference: str) -> str:
+    return reference.replace("+ position[start:stop]", "+ position[start:stop].detach()")
