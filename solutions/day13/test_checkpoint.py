@@ -676,7 +676,7 @@ class TestLoadPartial:
 
     @pytest.mark.points(4, "value")
     def test_report(self, submission):
-        """The report names what was loaded, missing, unexpected, mismatched."""
+        """The report names what was loaded and what was not."""
         model = Net()
         before = copied(model)
         state = like(model)
@@ -740,7 +740,7 @@ class TestLoadPartial:
     @pytest.mark.points(3, "value")
     @pytest.mark.parametrize("rows", [3, 7], ids=["fewer", "more"])
     def test_rows(self, submission, rows):
-        """With another number of rows, those that both have are copied."""
+        """Of another number of rows, those that both have are copied."""
         model = Net(rows=5)
         before = copied(model)
         state = like(model) | {"emb.weight": torch.randn(rows, 3), "head.bias": torch.randn(rows)}
@@ -994,6 +994,17 @@ class TestCheckpointer:
             )
             assert_draws(got, expected, "NumPy")
 
+    @pytest.mark.gpu
+    @pytest.mark.points(0, "value")
+    def test_cuda(self, submission, tmp_path):
+        """CUDA's generator goes on where it was."""
+        keeper = submission.Checkpointer(tmp_path)
+        torch.randn(3, device="cuda")
+        keeper.save(5)
+        expected = torch.randn(3, device="cuda").tolist()
+        keeper.load()
+        assert_draws(torch.randn(3, device="cuda").tolist(), expected, "CUDA")
+
     @pytest.mark.points(2, "structure")
     def test_weights_only(self, submission, tmp_path):
         """The file loads under weights_only=True."""
@@ -1226,9 +1237,11 @@ class Lab:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))
-        self.x = torch.randn(ITEMS, 4, generator=generator)
+        self.y = torch.arange(ITEMS) % 3
+        self.x = torch.zeros(ITEMS, 4)
         self.x[:, 0] = torch.arange(ITEMS)
-        self.y = self.x[:, 1:].argmax(1)
+        around = 0.5 * torch.randn(ITEMS, 3, generator=generator)
+        self.x[:, 1:] = around + 2 * F.one_hot(self.y, 3)
         self.events: list[Event] = []
         self.chosen: list[int] = []
         self.noise: dict[str, list[float]] = {}
@@ -1237,7 +1250,7 @@ class Lab:
     def build(self, cfg: dict[str, Any]) -> tuple[Any, ...]:
         """A net with dropout and BatchNorm, SGD with momentum, warm restarts."""
         model = Observed(self)
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(self.optimizer, T_0=4)
         return model, self.optimizer, self.scheduler, TensorDataset(self.x, self.y)
 
@@ -1489,15 +1502,15 @@ class TestResumeBitExact:
         losses = trained(submission, Lab(), tmp_path, epochs=12)
         start, end = sum(losses[:PER_EPOCH]), sum(losses[-PER_EPOCH:])
         expect(
-            end < 0.8 * start,
+            end < 0.85 * start,
             f"the mean loss is {start / PER_EPOCH:.3f} in the first of 12 epochs and "
-            f"{end / PER_EPOCH:.3f} in the last; expected it to fall by a fifth at least",
+            f"{end / PER_EPOCH:.3f} in the last; expected less than 0.85 of the first",
         )
 
     @pytest.mark.points(1, "value")
     @pytest.mark.after("test_losses")
     def test_seed(self, submission, tmp_path):
-        """The seed decides everything, and another seed something else."""
+        """The seed decides everything."""
         lab = Lab()
         first = trained(submission, lab, tmp_path / "first")
         same = trained(submission, lab, tmp_path / "same")
