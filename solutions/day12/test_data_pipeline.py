@@ -890,12 +890,12 @@ class TestBucketBatchSampler:
                     "bars",
                     "Real tokens and padding in the first batches",
                     f"{share:.0%} of the padded tokens are padding.",
-                    labels=[str(place) for place in range(min(len(found), 12))],
+                    labels=[f"batch {place}" for place in range(min(len(found), 8))],
                     series=[
-                        {"label": "real", "values": tokens[:12]},
+                        {"label": "real", "values": tokens[:8]},
                         {
                             "label": "padding",
-                            "values": [a - b for a, b in zip(sizes, tokens, strict=True)][:12],
+                            "values": [a - b for a, b in zip(sizes, tokens, strict=True)][:8],
                         },
                     ],
                     unit="tokens",
