@@ -961,3 +961,358 @@ def one_key_a_row(reference: str) -> str:
 @rejected("bad_rows", by="test_planted", says="Python ints")
 def tensors_for_rows(reference: str) -> str:
     return reference.replace("rows.nonzero().flatten().tolist()", "list(rows.nonzero().flatten())")
+
+
+# --- 5 ------------------------------------------------------------------------------------------
+
+
+def all_gradients(opt):
+    return [p.grad for group in opt.param_groups for p in group["params"] if p.grad is not None]
+
+
+@accepted("rescue_training")
+def guarded_fit(model, loader, loss_fn, opt, *, steps, policy):
+    """With next and clip_grad_norm_, two reads, NumPy for the quantile."""
+    losses, skipped, causes, norms = [], [], {}, []
+    rollbacks = good = in_a_row = 0
+    reference_loss = None
+    base = [group["lr"] for group in opt.param_groups]
+    kept = copy.deepcopy(model.state_dict()), copy.deepcopy(opt.state_dict())
+    iterator = iter(loader)
+    for step in range(steps):
+        try:
+            x, y = next(iterator)
+        except StopIteration:
+            iterator = iter(loader)
+            x, y = next(iterator)
+        opt.zero_grad(set_to_none=True)
+        loss = loss_fn(model(x), y)
+        value = loss.item()
+        losses.append(value)
+        cause = None
+        if not math.isfinite(value):
+            cause = "loss"
+        else:
+            reference_loss = value if reference_loss is None else reference_loss
+            loss.backward()
+            limit = math.inf
+            if len(norms) >= 10:
+                limit = policy.clip_factor * float(
+                    np.quantile(norms[-policy.window :], policy.clip_quantile)
+                )
+            norm = nn.utils.clip_grad_norm_(model.parameters(), limit).item()
+            if not math.isfinite(norm):
+                cause = "grad"
+            elif value > policy.explode * reference_loss:
+                cause = "explode"
+        if cause is not None:
+            skipped.append(step)
+            causes[step] = cause
+            in_a_row += 1
+            opt.zero_grad()
+            if in_a_row >= policy.patience:
+                in_a_row = 0
+                rollbacks += 1
+                if rollbacks > policy.max_rollbacks:
+                    raise RuntimeError("too many rollbacks")
+                model.load_state_dict(kept[0])
+                opt.load_state_dict(copy.deepcopy(kept[1]))
+                for group, lr in zip(opt.param_groups, base, strict=True):
+                    group["lr"] = lr * policy.lr_factor**rollbacks
+            continue
+        in_a_row = 0
+        norms.append(norm)
+        opt.step()
+        good += 1
+        if good % policy.snapshot_every == 0:
+            kept = copy.deepcopy(model.state_dict()), copy.deepcopy(opt.state_dict())
+    return Report(losses, skipped, causes, rollbacks)
+
+
+class Keeper:
+    """Snapshots by cloned tensors, and a count that begins anew with every snapshot or rollback."""
+
+    def __init__(self, model, opt):
+        self.model, self.opt = model, opt
+        self.take()
+
+    def take(self):
+        self.weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.moments = copy.deepcopy(self.opt.state_dict()["state"])
+        self.since = 0
+
+    def restore(self, factor):
+        self.model.load_state_dict(self.weights)
+        now = self.opt.state_dict()
+        now["state"] = copy.deepcopy(self.moments)
+        for group in now["param_groups"]:
+            group["lr"] = group["lr"] * factor
+        self.opt.load_state_dict(now)
+        self.since = 0
+
+
+@accepted("rescue_training")
+def guarded_fit(model, loader, loss_fn, opt, *, steps, policy):
+    """The state alone is restored, so lr stays; norms by hand in one tensor."""
+    report, keeper = Report(), Keeper(model, opt)
+    norms, first, streak, step = deque(maxlen=policy.window), math.nan, 0, 0
+    while step < steps:
+        for x, y in loader:
+            if step == steps:
+                break
+            model.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            squares = [g.pow(2).sum() for g in all_gradients(opt)]
+            norm = torch.stack(squares).sum().sqrt()
+            value, size = torch.stack((loss.detach(), norm)).tolist()
+            report.losses.append(value)
+            if math.isnan(first) and math.isfinite(value):
+                first = value
+            if not math.isfinite(value):
+                cause = "loss"
+            elif not math.isfinite(size):
+                cause = "grad"
+            else:
+                cause = "explode" if value > policy.explode * first else ""
+            if cause:
+                report.skipped.append(step)
+                report.causes[step] = cause
+                streak += 1
+                if streak % policy.patience == 0:
+                    report.rollbacks += 1
+                    if report.rollbacks > policy.max_rollbacks:
+                        raise RuntimeError("it can't be rescued")
+                    keeper.restore(policy.lr_factor)
+            else:
+                streak = 0
+                if len(norms) >= 10:
+                    ordered = sorted(norms)
+                    place = policy.clip_quantile * (len(ordered) - 1)
+                    low = int(place)
+                    high = min(low + 1, len(ordered) - 1)
+                    limit = policy.clip_factor * (
+                        ordered[low] + (place - low) * (ordered[high] - ordered[low])
+                    )
+                    if size > limit:
+                        for g in all_gradients(opt):
+                            g.mul_(limit / size)
+                norms.append(size)
+                opt.step()
+                keeper.since += 1
+                if keeper.since == policy.snapshot_every:
+                    keeper.take()
+            step += 1
+    return report
+
+
+@rejected(
+    "rescue_training", by=("test_nan_row", "test_sick_runs", "test_causes"), says="not finite"
+)
+def guarded_fit(model, loader, loss_fn, opt, *, steps, policy):
+    """No guard at all."""
+    report = Report()
+    while len(report.losses) < steps:
+        for x, y in loader:
+            if len(report.losses) == steps:
+                break
+            opt.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            opt.step()
+            report.losses.append(loss.item())
+    return report
+
+
+@rejected(
+    "rescue_training", by=("test_bad_step_changes_nothing", "test_nan_row"), says="not finite"
+)
+def checks_after_the_step(reference: str) -> str:
+    return reference.replace(
+        "        loss.backward()\n", "        loss.backward()\n        opt.step()\n"
+    ).replace(
+        "            norms.append(length)\n            opt.step()\n",
+        "            norms.append(length)\n",
+    )
+
+
+@rejected("rescue_training", by="test_bad_step_changes_nothing", says="gradients of 0 still")
+def zeroes_the_gradients_and_steps(reference: str) -> str:
+    return reference.replace(
+        "        opt.zero_grad()\n        report.skipped",
+        "        for g in gradients:\n            g.zero_()\n        opt.step()\n        report.skipped",
+    )
+
+
+@rejected("rescue_training", by="test_rollback", says="optimizer's state")
+def rolls_back_weights_alone(reference: str) -> str:
+    return reference.replace("            opt.load_state_dict(moments)\n", "")
+
+
+@rejected("rescue_training", by="test_rollback", says="share its tensors")
+def snapshot_of_references(reference: str) -> str:
+    return reference.replace(
+        "copy.deepcopy((model.state_dict(), opt.state_dict()))",
+        "model.state_dict(), copy.deepcopy(opt.state_dict())",
+    )
+
+
+@rejected("rescue_training", by="test_rollback", says="optimizer's state")
+def snapshot_of_moments_by_reference(reference: str) -> str:
+    return reference.replace(
+        "copy.deepcopy((model.state_dict(), opt.state_dict()))",
+        "copy.deepcopy(model.state_dict()), opt.state_dict()",
+    )
+
+
+@rejected("rescue_training", by="test_rollback", says="those of the start")
+def one_snapshot(reference: str) -> str:
+    return reference.replace("                saved = snapshot()\n", "                pass\n")
+
+
+@rejected("rescue_training", by="test_second_rollback", says="load a copy")
+def loads_the_snapshot_itself(reference: str) -> str:
+    return reference.replace("copy.deepcopy(saved)", "saved")
+
+
+@rejected("rescue_training", by="test_nan_row", says="not finite")
+def clips_with_a_nan_norm(reference: str) -> str:
+    return reference.replace(
+        "        elif not math.isfinite(length):",
+        "        if not math.isfinite(length) and math.isfinite(value):",
+    ).replace('cause = "loss"\n', "cause = None\n", 1)
+
+
+@rejected("rescue_training", by="test_clipping", says="nothing was clipped")
+def never_clips(reference: str) -> str:
+    return reference.replace("if len(norms) >= 10:", "if False:")
+
+
+@rejected("rescue_training", by="test_clipping", says="the step itself")
+def counts_the_step_itself(reference: str) -> str:
+    return reference.replace(
+        "            if len(norms) >= 10:",
+        "            norms.append(length)\n            if len(norms) > 10:",
+    ).replace("            norms.append(length)\n            opt.step()", "            opt.step()")
+
+
+@rejected("rescue_training", by="test_clipping", says="last `window`")
+def remembers_all_norms(reference: str) -> str:
+    return reference.replace("deque(maxlen=policy.window)", "deque()")
+
+
+@rejected("rescue_training", by="test_clipping", says="before")
+def keeps_clipped_norms(reference: str) -> str:
+    return reference.replace(
+        "                nn.utils.clip_grads_with_norm_",
+        "                length = min(length, limit.item())\n                nn.utils.clip_grads_with_norm_",
+    )
+
+
+@rejected("rescue_training", by="test_clipping", says="clip_factor")
+def without_the_clip_factor(reference: str) -> str:
+    return reference.replace("limit = policy.clip_factor * torch", "limit = torch")
+
+
+@rejected("rescue_training", by="test_gives_up")
+def skips_forever(reference: str) -> str:
+    return reference.replace("report.rollbacks > policy.max_rollbacks", "False")
+
+
+@rejected("rescue_training", by="test_gives_up")
+def one_rollback_too_few(reference: str) -> str:
+    return reference.replace(
+        "report.rollbacks > policy.max_rollbacks", "report.rollbacks >= policy.max_rollbacks"
+    )
+
+
+@rejected("rescue_training", by="test_learning_rate", says="as they were")
+def lowers_lr_at_every_bad_step(reference: str) -> str:
+    return reference.replace(
+        "        report.causes[number] = cause\n",
+        '        report.causes[number] = cause\n        for group in opt.param_groups:\n            group["lr"] *= 0.9\n',
+    )
+
+
+@rejected("rescue_training", by="test_learning_rate", says="not lowered at all")
+def restores_the_old_lr(reference: str) -> str:
+    return reference.replace('                group["lr"] = rate\n', "                pass\n")
+
+
+@rejected("rescue_training", by="test_learning_rate", says="lr of the snapshot")
+def lowers_the_lr_of_the_snapshot(reference: str) -> str:
+    return reference.replace('group["lr"] = rate\n', 'group["lr"] *= policy.lr_factor\n')
+
+
+@rejected("rescue_training", by="test_learning_rate", says="rates of the groups")
+def lowers_the_first_group_alone(reference: str) -> str:
+    return reference.replace('group["lr"] = rate\n', 'group["lr"] = rate\n                break\n')
+
+
+@rejected("rescue_training", by="test_patience", says="rollbacks is")
+def counts_bad_steps_in_all(reference: str) -> str:
+    return reference.replace("good, streak = good + 1, 0", "good = good + 1")
+
+
+@rejected("rescue_training", by="test_patience", says="rollbacks is")
+def rolls_back_again_and_again(reference: str) -> str:
+    return reference.replace(
+        '                group["lr"] = rate\n            streak = 0\n',
+        '                group["lr"] = rate\n',
+    ).replace("streak == policy.patience", "streak >= policy.patience")
+
+
+@rejected("rescue_training", by="test_causes", says="causes is")
+def one_cause_for_all(reference: str) -> str:
+    return reference.replace("report.causes[number] = cause", 'report.causes[number] = "loss"')
+
+
+@rejected("rescue_training", by="test_causes", says="skipped is")
+def explodes_from_the_last_loss(reference: str) -> str:
+    return reference.replace(
+        "if first is None and math.isfinite(value):",
+        "if first is None or (math.isfinite(value) and value < first):",
+    )
+
+
+@rejected("rescue_training", by="test_causes")
+def first_loss_even_if_nan(reference: str) -> str:
+    return reference.replace("if first is None and math.isfinite(value):", "if first is None:")
+
+
+@rejected("rescue_training", by="test_causes", says="losses has")
+def leaves_out_bad_losses(reference: str) -> str:
+    return reference.replace(
+        "        report.losses.append(value)\n",
+        "        if math.isfinite(value):\n            report.losses.append(value)\n",
+    )
+
+
+@rejected("rescue_training", by="test_plain_loop", says="first epoch")
+def cycles_through_the_first_epoch(reference: str) -> str:
+    return reference.replace(
+        "itertools.chain.from_iterable(itertools.repeat(loader))", "itertools.cycle(loader)"
+    )
+
+
+@rejected("rescue_training", by="test_plain_loop", says="entries")
+def one_epoch_alone(reference: str) -> str:
+    return reference.replace(
+        "itertools.chain.from_iterable(itertools.repeat(loader))", "iter(loader)"
+    ).replace("if good % policy", "if good and good % policy")
+
+
+@rejected("rescue_training", by="test_plain_loop", says="differ")
+def scales_by_a_little(reference: str) -> str:
+    return reference.replace(
+        "            norms.append(length)\n",
+        "            norms.append(length)\n            for g in gradients:\n                g.mul_(length / (length + 1e-6))\n",
+    )
+
+
+@rejected("rescue_training", by="test_reads", says="at most 2 reads")
+def reads_every_gradient(reference: str) -> str:
+    return reference.replace(
+        "        norm = nn.utils.get_total_norm(gradients)\n",
+        "        norm = nn.utils.get_total_norm(gradients)\n        norm = norm if all(g.isfinite().all() for g in gradients) else norm * 1\n",
+    )

@@ -1304,3 +1304,573 @@ class TestBadRows:
                 z=z,
                 outlier=outliers,
             )
+
+
+# --- 5 ------------------------------------------------------------------------------------------
+
+NAN_LOSS, INF_LOSS, EXPLODING = NAN, INF, 100.0
+INF_GRADIENT, BOTH = -1.0, -100.0
+"""Scales of a batch that make its step bad; the last: an exploding loss with an inf gradient."""
+
+
+def scaled_loss(out: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error times the scale in the last column of y.
+
+    Args:
+        out: (batch, 2)
+        y: (batch, 3), the targets and the scale; a negative one makes the gradient inf.
+    """
+    scale = y[0, 2]
+    total = out.sum()
+    loss = F.mse_loss(out, y[:, :2]) * scale.abs()
+    return loss + (total - total.detach()).sqrt() if float(scale) < 0 else loss
+
+
+def batches(*scales: float) -> list[tuple[Tensor, Tensor]]:
+    """A batch for every scale: x (7, 3), y (7, 3), with losses of about the same size."""
+    made = []
+    for scale in scales:
+        y = torch.cat([randn(7, 2) + 5, torch.full((7, 1), scale)], 1)
+        made.append((randn(7, 3), y))
+    return made
+
+
+class Run:
+    """A small model with an optimizer of two groups; runs of one seed begin alike."""
+
+    def __init__(self, seed: int, kind: str = "sgd", lr: float = 0.002) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+        for p in self.model.parameters():
+            p.data.copy_(torch.randn(p.shape, generator=generator) / 2)
+        groups = [
+            {"params": list(self.model[0].parameters()), "lr": lr},
+            {"params": list(self.model[2].parameters()), "lr": lr / 2},
+        ]
+        if kind == "adam":
+            self.opt: torch.optim.Optimizer = torch.optim.Adam(groups)
+        else:
+            self.opt = torch.optim.SGD(groups, momentum=0.9 if kind == "sgd" else 0.0)
+
+    def fit(self, submission: Any, data: Any, steps: int, **policy: Any) -> Any:
+        """Train with the learner's loop; without clipping where nothing else is said."""
+        chosen = submission.Policy(**{"clip_factor": INF, **policy})
+        return submission.guarded_fit(
+            self.model, data, scaled_loss, self.opt, steps=steps, policy=chosen
+        )
+
+    def plain(self, data: list[tuple[Tensor, Tensor]], lr_factor: float = 1.0) -> "Run":
+        """Train with a bare loop over all of `data`."""
+        for group in self.opt.param_groups:
+            group["lr"] *= lr_factor
+        for x, y in data:
+            self.opt.zero_grad()
+            scaled_loss(self.model(x), y).backward()
+            self.opt.step()
+        return self
+
+    def weights(self) -> Tensor:
+        """(32,) all parameters, one after another."""
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
+
+    def moments(self) -> list[Tensor]:
+        """All tensors of the optimizer's state, parameter by parameter."""
+        return [
+            value.detach().clone()
+            for p in self.model.parameters()
+            for _, value in sorted(self.opt.state.get(p, {}).items())
+            if isinstance(value, Tensor)
+        ]
+
+    def rates(self) -> list[float]:
+        """The lr of each group."""
+        return [float(group["lr"]) for group in self.opt.param_groups]
+
+
+def draw_seed() -> int:
+    """A seed for `Run`, from the check's own."""
+    return int(torch.randint(10**6, ()))
+
+
+def assert_same_weights(got: Run, expected: Run, said: str, known: dict[str, Run] | None = None):
+    """Bit for bit; `known`: sentence -> the run of a known mistake."""
+    found, right = got.weights(), expected.weights()
+    if torch.equal(found, right):
+        return
+    why = ""
+    if not found.isfinite().all():
+        why = ": a step was made with a gradient that is not finite"
+    for sentence, run in (known or {}).items():
+        if torch.equal(found, run.weights()):
+            why = f": {sentence}"
+    fail(
+        f"{said} the weights differ from those expected, by {(found - right).abs().max():.3g}{why}",
+        expected=right,
+        got=found,
+    )
+
+
+def assert_same_moments(got: Run, expected: Run, said: str) -> None:
+    """The optimizer's state, bit for bit."""
+    found, right = got.moments(), expected.moments()
+    expect(
+        len(found) == len(right)
+        and all(torch.equal(a, b) for a, b in zip(found, right, strict=False)),
+        f"{said} the optimizer's state (its momentum or moments) is not the one expected",
+        expected=right,
+        got=found,
+    )
+
+
+def assert_report(report: Any, steps: int, causes: dict[int, str], rollbacks: int = 0) -> None:
+    """The fields of a report."""
+    expect(
+        isinstance(report.losses, list)
+        and len(report.losses) == steps
+        and all(type(loss) is float for loss in report.losses),
+        f"losses has {len(report.losses)} entries, of type "
+        f"{', '.join(sorted({type(loss).__name__ for loss in report.losses}))}; expected the loss "
+        f"of each of the {steps} steps as a float, bad ones too",
+    )
+    expect(
+        list(report.skipped) == sorted(causes),
+        f"skipped is {report.skipped}; expected {sorted(causes)}",
+        expected=sorted(causes),
+        got=report.skipped,
+    )
+    expect(
+        report.causes == causes,
+        f"causes is {report.causes}; expected {causes}",
+        expected=causes,
+        got=report.causes,
+    )
+    expect(
+        report.rollbacks == rollbacks,
+        f"rollbacks is {report.rollbacks}; expected {rollbacks}",
+        expected=rollbacks,
+        got=report.rollbacks,
+    )
+
+
+class Epochs:
+    """A loader whose batches differ from epoch to epoch."""
+
+    def __init__(self, data: list[tuple[Tensor, Tensor]], size: int) -> None:
+        self.data, self.size, self.epoch = data, size, 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        start = self.epoch * self.size
+        self.epoch += 1
+        return iter(self.data[start : start + self.size])
+
+
+def clipped(seed: int, data: list[tuple[Tensor, Tensor]], mistake: str = "") -> Tensor:
+    """The weights after clipping by the rule, or by a known mistake."""
+    run = Run(seed, "plain")
+    norms: list[float] = []
+    for x, y in data:
+        run.opt.zero_grad()
+        loss = scaled_loss(run.model(x), y)
+        if not loss.isfinite():
+            continue
+        loss.backward()
+        gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+        norm = math.sqrt(sum((g.double() ** 2).sum().item() for g in gradients))
+        seen = norms if mistake == "all" else norms[-12:]
+        if mistake == "current":
+            seen = [*norms, norm][-12:]
+        factor = 1.0
+        if len(norms) >= 10 and mistake != "none":
+            ordered = sorted(seen)
+            place = 0.75 * (len(ordered) - 1)
+            low = math.floor(place)
+            high = min(low + 1, len(ordered) - 1)
+            limit = ordered[low] + (place - low) * (ordered[high] - ordered[low])
+            factor = min(1.0, (1.0 if mistake == "factor" else 1.5) * limit / norm)
+        for g in gradients:
+            g.mul_(factor)
+        norms.append(norm * factor if mistake == "clipped" else norm)
+        run.opt.step()
+    return run.weights()
+
+
+class Reads(TorchDispatchMode):
+    """Counts numbers read from tensors; `tolist` is seen by `Lists` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ == "_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+class Lists(TorchFunctionMode):
+    """Counts calls of `tolist`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is Tensor.tolist
+        return func(*args, **(kwargs or {}))
+
+
+class UnrolledNet(nn.Module):
+    """A recurrent net with large weights: its gradients explode now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(1, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+        with torch.no_grad():
+            self.again.weight.mul_(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.zeros(len(x), 16)
+        for t in range(x.shape[1]):
+            hidden = torch.relu(self.enter(x[:, t : t + 1]) + self.again(hidden))
+        return self.leave(hidden)[:, 0]
+
+
+def log_of_softmax(out: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy as it must not be written: log(0) where softmax underflows."""
+    return -out.softmax(-1).gather(1, y[:, None]).log().mean()
+
+
+def sick_run(kind: str) -> tuple[nn.Module, Any, Any, torch.optim.Optimizer, int]:
+    """(model, loader, loss_fn, optimizer, steps) of a training that goes wrong in a known way."""
+    if kind == "exploding RNN":
+        model: nn.Module = UnrolledNet()
+        x = randn(32, 12)
+        opt: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), 0.3)
+        return model, [(x, 3 * x.mean(1))], F.mse_loss, opt, 60
+    x = randn(256, 10)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    if kind == "nan row":
+        x[77] = NAN
+    elif kind == "unscaled feature":
+        x[:, 3] *= 1e4
+    elif kind == "log(0)":
+        x[64:128] *= 200
+    model = nn.Sequential(
+        nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    )
+    opt = torch.optim.Adam(model.parameters(), 3e-3)
+    if kind == "lr of 50":
+        opt = torch.optim.SGD(model.parameters(), 50.0)
+    loss_fn = log_of_softmax if kind == "log(0)" else F.cross_entropy
+    return model, list(zip(x.split(64), y.split(64), strict=True)), loss_fn, opt, 100
+
+
+@pytest.mark.task("rescue_training")
+class TestRescueTraining:
+    @pytest.mark.points(4, "training")
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_plain_loop(self, submission, kind):
+        """Without bad steps and clipping it is a plain loop, bit for bit."""
+        seed, data = draw_seed(), batches(*[1.0] * 25)
+        run = Run(seed, kind)
+        report = run.fit(submission, Epochs(data, 5), 23, explode=1e9)
+        expected = Run(seed, kind).plain(data[:23])
+        assert_same_weights(
+            run,
+            expected,
+            "after 23 steps over a loader with new batches in every epoch",
+            {
+                "the batches of the first epoch were used again; iterate over the loader anew, it "
+                "may shuffle": Run(seed, kind).plain((data[:5] * 5)[:23]),
+                "the gradients were never emptied, or no step was made": Run(seed, kind),
+            },
+        )
+        assert_same_moments(run, expected, "after 23 steps")
+        assert_report(report, 23, {})
+        bare = Run(seed, kind)
+        first = scaled_loss(bare.model(data[0][0]), data[0][1]).item()
+        expect(
+            abs(report.losses[0] - first) <= 1e-5 * first,
+            f"the first loss is {report.losses[0]:.6g}; expected {first:.6g}",
+        )
+
+    @pytest.mark.points(3, "training")
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_nan_row(self, submission, kind):
+        """A batch with a nan is skipped in every epoch, the rest trains."""
+        seed, data = draw_seed(), batches(*[1.0] * 4)
+        data[1][0][3, 2] = NAN
+        run = Run(seed, kind)
+        report = run.fit(submission, data, 18)
+        good = [data[i % 4] for i in range(18) if i % 4 != 1]
+        expected = Run(seed, kind).plain(good)
+        assert_same_weights(run, expected, "after 18 steps, with a nan in every fourth batch,")
+        for moment in run.moments():
+            expect(bool(moment.isfinite().all()), "the optimizer's state holds nan or inf")
+        assert_report(report, 18, dict.fromkeys((1, 5, 9, 13, 17), "loss"))
+
+    @pytest.mark.points(4, "value")
+    def test_causes(self, submission):
+        """Bad steps are reported with their causes, and no others."""
+        scales = [NAN_LOSS, 1.0, 3.0, EXPLODING, INF_LOSS, 1.0, INF_GRADIENT, 0.5, BOTH, 1.0]
+        report = Run(draw_seed()).fit(submission, batches(*scales), 10)
+        causes = {0: "loss", 3: "explode", 4: "loss", 6: "grad", 8: "grad"}
+        assert_report(report, 10, causes)
+        expect(
+            math.isnan(report.losses[0]) and report.losses[4] == INF,
+            f"the losses of the steps 0 and 4 are {report.losses[0]:g} and {report.losses[4]:g}; "
+            "expected nan and inf, as they were",
+        )
+        report = Run(draw_seed()).fit(submission, batches(1.0, 3.0, 30.0, 1.0), 4, explode=2.0)
+        assert_report(report, 4, {1: "explode", 2: "explode"})
+        report = Run(draw_seed()).fit(submission, batches(30.0, 1.0, 30.0, 1.0, 30.0), 5)
+        assert_report(report, 5, {})
+
+    @pytest.mark.points(4, "training")
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_bad_step_changes_nothing(self, submission, kind):
+        """A bad step leaves weights and optimizer as they were."""
+        for scale, said in (
+            (NAN_LOSS, "a nan loss"),
+            (INF_GRADIENT, "an inf gradient"),
+            (EXPLODING, "an exploding loss"),
+        ):
+            seed, data = draw_seed(), batches(1.0, 1.0, 1.0, 1.0, scale)
+            run = Run(seed, kind)
+            run.fit(submission, data, 5)
+            expected = Run(seed, kind).plain(data[:4])
+            still = Run(seed, kind).plain(data[:4])
+            for p in still.model.parameters():
+                p.grad = torch.zeros_like(p)
+            still.opt.step()
+            known = {
+                "a step with gradients of 0 still moves them, by its momentum; leave the step out": (
+                    still
+                )
+            }
+            if scale == EXPLODING:
+                known["the step was made all the same"] = Run(seed, kind).plain(data)
+            assert_same_weights(run, expected, f"after a step with {said}", known)
+            assert_same_moments(run, expected, f"after a step with {said}")
+
+    @pytest.mark.points(4, "training")
+    def test_clipping(self, submission):
+        """Good steps are clipped by the norms of the good steps before."""
+        scales = [1.0, 0.5, 2.0, 1.0, 1.5, 30.0, 1.0, 2.0, NAN_LOSS, 1.5, 1.0, 0.5, 1.0, 1.0]
+        scales += [40.0, 1.0, 2.0, 1.0, 0.5, 20.0, 1.0, 30.0, 1.0]
+        seed, data = draw_seed(), batches(*scales)
+        run = Run(seed, "plain")
+        run.fit(
+            submission,
+            data,
+            len(data),
+            explode=1e9,
+            clip_factor=1.5,
+            clip_quantile=0.75,
+            window=12,
+        )
+        mistakes = {
+            "none": "nothing was clipped",
+            "current": "the norm of the step itself was among those it is judged by; take those "
+            "before it",
+            "clipped": "the norms were kept after clipping; keep them as they were before",
+            "all": "all norms were used; expected those of the last `window` good steps",
+            "factor": "clip_factor was left out",
+        }
+        assert_close(
+            run.weights(),
+            clipped(seed, data),
+            rtol=1e-4,
+            atol=1e-5,
+            what="the vector of all weights after steps with outsized gradients",
+            explain={said: clipped(seed, data, name) for name, said in mistakes.items()},
+        )
+
+    @pytest.mark.points(3, "training")
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_rollback(self, submission, kind):
+        """After three bad steps model and optimizer are those of the snapshot."""
+        for good, kept in ((13, 10), (4, 0), (21, 20)):
+            seed, data = draw_seed(), batches(*[1.0] * good, *[NAN_LOSS] * 3)
+            run = Run(seed, kind)
+            report = run.fit(submission, data, good + 3)
+            said = f"after {good} good steps and a rollback"
+            expected = Run(seed, kind).plain(data[:kept])
+            assert_same_weights(
+                run,
+                expected,
+                said,
+                {
+                    "they were not restored; does the snapshot share its tensors with the model, as "
+                    "`state_dict()` does?": Run(seed, kind).plain(data[:good]),
+                    "they are those of the start; a snapshot is taken after every "
+                    "`snapshot_every` good steps": Run(seed, kind),
+                },
+            )
+            assert_same_moments(run, expected, said)
+            assert_report(report, good + 3, dict.fromkeys(range(good, good + 3), "loss"), 1)
+
+    @pytest.mark.points(2, "training")
+    @pytest.mark.parametrize("kind", ["sgd", "adam"])
+    def test_second_rollback(self, submission, kind):
+        """A snapshot stays as it is while the training goes on from it."""
+        scales = [*[1.0] * 13, *[NAN_LOSS] * 3, 1.0, 1.0, *[EXPLODING] * 3]
+        seed, data = draw_seed(), batches(*scales)
+        run = Run(seed, kind)
+        report = run.fit(submission, data, len(data))
+        expected = Run(seed, kind).plain(data[:10])
+        said = "after a second rollback to the same snapshot"
+        shared = "; training went on in the snapshot's own tensors: load a copy of it"
+        assert_same_weights(run, expected, said)
+        found, right = run.moments(), expected.moments()
+        expect(
+            len(found) == len(right) and all(map(torch.equal, found, right)),
+            f"{said} the optimizer's state is not the one expected{shared}",
+            expected=right,
+            got=found,
+        )
+        causes = {13: "loss", 14: "loss", 15: "loss", 18: "explode", 19: "explode", 20: "explode"}
+        assert_report(report, len(data), causes, 2)
+
+    @pytest.mark.points(3, "value")
+    def test_learning_rate(self, submission):
+        """A rollback lowers every group's lr for good, and nothing else does."""
+        seed = draw_seed()
+        run = Run(seed)
+        run.fit(submission, batches(*[1.0] * 12, NAN_LOSS, NAN_LOSS, 1.0), 15, clip_factor=4.0)
+        expect(
+            run.rates() == [0.002, 0.001],
+            f"the rates of the groups are {run.rates()} after a training without rollback; "
+            "expected [0.002, 0.001], as they were",
+            expected=[0.002, 0.001],
+            got=run.rates(),
+        )
+        for good in (2, 11):
+            scales = [*[1.0] * 11, *[NAN_LOSS] * 3, *[1.0] * good, *[NAN_LOSS] * 3]
+            data = batches(*scales)
+            for rollbacks, steps in ((1, 14), (2, len(scales))):
+                run = Run(seed)
+                run.fit(submission, data, steps, lr_factor=0.25)
+                expected = [0.002 * 0.25**rollbacks, 0.001 * 0.25**rollbacks]
+                why = "`load_state_dict` brings back the lr of the snapshot too"
+                if run.rates() == [0.002, 0.001]:
+                    why += "; it was not lowered at all"
+                expect(
+                    all(abs(a - b) < 1e-9 for a, b in zip(run.rates(), expected, strict=True)),
+                    f"after {rollbacks} rollbacks with lr_factor 0.25, {good} good steps between "
+                    f"them, the rates of the groups are {run.rates()}; expected {expected}: {why}",
+                    expected=expected,
+                    got=run.rates(),
+                )
+        data = batches(*[1.0] * 10, *[NAN_LOSS] * 3, *[1.0] * 4)
+        run = Run(seed)
+        run.fit(submission, data, len(data))
+        assert_close(
+            run.weights(),
+            Run(seed).plain(data[:10]).plain(data[13:], 0.1).weights(),
+            rtol=1e-4,
+            what="the vector of all weights, four steps after a rollback,",
+            explain={
+                "the steps were made with the old lr": Run(seed)
+                .plain(data[:10])
+                .plain(data[13:])
+                .weights()
+            },
+        )
+
+    @pytest.mark.points(2, "value")
+    def test_patience(self, submission):
+        """Only bad steps in a row lead to a rollback."""
+        seed, data = draw_seed(), batches(*([NAN_LOSS, NAN_LOSS, 1.0] * 3))
+        run = Run(seed)
+        report = run.fit(submission, data, 9)
+        assert_report(report, 9, dict.fromkeys((0, 1, 3, 4, 6, 7), "loss"))
+        assert_same_weights(run, Run(seed).plain(data[2::3]), "after bad steps in twos")
+        report = Run(seed).fit(submission, batches(*[NAN_LOSS] * 5), 5)
+        assert_report(report, 5, dict.fromkeys(range(5), "loss"), 1)
+        report = Run(seed).fit(submission, batches(*[NAN_LOSS] * 7), 7, patience=2)
+        assert_report(report, 7, dict.fromkeys(range(7), "loss"), 3)
+
+    @pytest.mark.points(2, "value")
+    def test_gives_up(self, submission):
+        """More than max_rollbacks rollbacks raise RuntimeError."""
+        seed, data = draw_seed(), batches(1.0, *[NAN_LOSS] * 12)
+        report = Run(seed).fit(submission, data, 6, patience=2, max_rollbacks=2)
+        assert_report(report, 6, dict.fromkeys(range(1, 6), "loss"), 2)
+        for steps in (7, 13):
+            assert_raises(
+                RuntimeError,
+                lambda steps=steps: Run(seed).fit(
+                    submission, data, steps, patience=2, max_rollbacks=2
+                ),
+            )
+
+    @pytest.mark.points(1, "structure")
+    def test_reads(self, submission):
+        """At most two numbers are read from tensors in a step."""
+        run = Run(draw_seed(), "sgd")
+        data = [(x, y[:, :2]) for x, y in batches(*[1.0] * 5)]
+        policy = submission.Policy()
+        with Reads() as reads, Lists() as lists:
+            submission.guarded_fit(run.model, data, F.mse_loss, run.opt, steps=20, policy=policy)
+        count = reads.count + lists.count
+        measured(f"{count / 20:.1f} reads a step")
+        expect(
+            count <= 40,
+            f"20 steps read tensors {count} times; expected at most 2 reads a step: on an "
+            "accelerator each one waits for all work to end. Put loss and norm into one tensor and "
+            "read that",
+            expected=40,
+            got=count,
+        )
+
+    @pytest.mark.points(3, "training")
+    @pytest.mark.parametrize(
+        "kind",
+        ["healthy", "nan row", "lr of 50", "unscaled feature", "exploding RNN", "log(0)"],
+    )
+    def test_sick_runs(self, submission, kind):
+        """Six trainings, five of them sick, end with a low loss."""
+        passes, ends = 0, []
+        for attempt in range(3):
+            torch.manual_seed(draw_seed())
+            model, data, loss_fn, opt, steps = sick_run(kind)
+            report = submission.guarded_fit(
+                model, data, loss_fn, opt, steps=steps, policy=submission.Policy()
+            )
+            finite = [loss for loss in report.losses if math.isfinite(loss)]
+            expect(len(finite) > steps // 2, f"{kind}: only {len(finite)} losses are finite")
+            expect(
+                all(bool(p.isfinite().all()) for p in model.parameters()),
+                f"{kind}: the weights hold nan or inf after the training",
+            )
+            end = sum(finite[-8:]) / 8
+            bound = {
+                "lr of 50": 2.0,
+                "unscaled feature": 0.4 * finite[0],
+                "exploding RNN": finite[0],
+            }.get(kind, 0.3)
+            picture(
+                "curve",
+                f"{kind}: the losses",
+                f"The last finite losses are {end:.3g} on average; the bound is {bound:.3g}.",
+                series=[
+                    {
+                        "label": f"seed {attempt}",
+                        "x": [i for i, loss in enumerate(report.losses) if math.isfinite(loss)],
+                        "y": finite,
+                    }
+                ],
+                x_label="step",
+                y_label="loss",
+                log_y=True,
+                limit=bound,
+            )
+            ends.append(end / bound)
+            passes += end < bound
+            if passes == 2:
+                return
+        fail(
+            f"{kind}: the last losses are {', '.join(f'{end:.2f}' for end in ends)} times the "
+            "bound for three seeds; expected below 1 for two of them",
+            got=ends,
+        )
