@@ -1,9 +1,7 @@
 """Answers to day 21 that its suite must accept or reject."""
 
-import math
 import re
 
-import torch
 from probes import *
 
 from grader.answers import accepted, rejected
@@ -130,7 +128,8 @@ def forgets_the_mode(reference: str) -> str:
 def one_step_to_warm_up(reference: str) -> str:
     return reference.replace(
         "    try:\n        for _ in range(steps):",
-        "    try:\n        run.step()\n        for _ in range(steps):",
+        "    try:\n        now.update(dead={}, saturated={})\n"
+        "        run.step()\n        for _ in range(steps):",
     )
 
 
@@ -146,6 +145,7 @@ def a_forward_of_its_own(reference: str) -> str:
     return reference.replace(
         "            reached.clear()\n",
         "            reached.clear()\n"
+        "            now.update(dead={}, saturated={})\n"
         "            with torch.no_grad():\n"
         "                run.model(next(copy.deepcopy(run.loader))[0])\n",
     )
@@ -205,7 +205,7 @@ def the_weights_afterwards(reference: str) -> str:
     )
 
 
-@rejected("record", by=("test_updates", "test_foreign_parameters"), says="update_ratio")
+@rejected("record", by=("test_updates", "test_foreign_parameters"), says="before the step")
 def weights_that_are_not_copied(reference: str) -> str:
     return reference.replace("p.detach().clone() for", "p.detach() for").replace(
         "(p.detach() - before[name]).norm().item()",
@@ -524,7 +524,7 @@ def seeds_for_its_experiments(reference: str) -> str:
     )
 
 
-@rejected("diagnose", by="test_leaves_the_run_alone", says="place")
+@rejected("diagnose", by="test_leaves_the_run_alone", says="position of the loader")
 def a_flat_copy(reference: str) -> str:
     return reference.replace(
         "trace = record(copy.deepcopy(run), max_steps)",
@@ -545,6 +545,13 @@ def nan_is_the_learning_rate_and_flat_too(run, max_steps=60):
     if losses[-1] != losses[-1]:
         return ["lr_huge"]
     return ["lr_tiny"] if losses[-1] > 0.6 else []
+
+
+@rejected("diagnose", by="test_known_kinds", says="_loop")
+def reads_how_the_run_is_made(run, max_steps=60):
+    if "cut" in run._loop:
+        return ["detached"]
+    return ["ascent"] if "climb" in run._loop else []
 
 
 @rejected("diagnose", by="test_pairs", says="two diseases each")
