@@ -126,9 +126,17 @@ class EventStream:
 class ColdWorker:
     """A fresh interpreter: the back-end that is always right."""
 
-    def __init__(self, exercise: Exercise, device: str) -> None:
+    def __init__(self, exercise: Exercise, device: str, *, warm: bool = False) -> None:
+        """Start it.
+
+        Args:
+            exercise: whose suite it collects.
+            device: "auto", "cpu", or a device's type.
+            warm: pay what torch's first calls cost before collecting: for many requests.
+        """
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
         command = [sys.executable, "-P", "-m", "grader.worker", str(exercise.suite), device]
+        command += ["--warm"] if warm else []
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

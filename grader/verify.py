@@ -71,7 +71,7 @@ class KeptWorker:
     def start(self, exercise: Exercise, device: str) -> runner.Worker:
         """A back-end: the worker that is there, or a new one."""
         if self._worker is None:
-            self._worker = runner.cold(exercise, device)
+            self._worker = runner.ColdWorker(exercise, device, warm=True)
             self._worker.wait_until_ready()
         return _LentWorker(self, self._worker)
 

@@ -1,9 +1,9 @@
 """The process that runs a suite: it imports torch, collects, and forks once for every request.
 
-Started as `python -P -m grader.worker SUITE`. Requests come as JSON lines on standard input,
-events leave as JSON lines on what was standard output. The suite is collected and announced
-before any of the learner's text has arrived. Where there is no fork, the first request is served
-in the process itself, and the process ends with it.
+Started as `python -P -m grader.worker SUITE DEVICE [--warm]`. Requests come as JSON lines on
+standard input, events leave as JSON lines on what was standard output. The suite is collected and
+announced before any of the learner's text has arrived. Where there is no fork, the first request
+is served in the process itself, and the process ends with it.
 
 Requests: {"nodes", "source", "scratch", "seed", "speed", "limits", "open_tasks", "results"}
 Events:   ready, broken, forked, loaded, unloadable, started, case, done, aborted, ended
@@ -54,7 +54,10 @@ def main() -> int:
     events = Events(os.dup(1))
     os.dup2(2, 1)  # what pytest or a library prints is nobody's event
     processes.become_parent()
-    _one_thread()
+    if "--warm" in sys.argv:
+        warm_up()
+    else:
+        _one_thread()
     return run_suite(suite, Server(events, device))
 
 
@@ -78,6 +81,36 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def warm_up() -> None:
+    """Pay what the first calls of torch and pytest cost, on the CPU and on one thread.
+
+    Worth it for a process that serves more than one request: it takes a second or two.
+    """
+    import _pytest.pytester  # noqa: F401  (pulls in what pytest loads late)
+    import pytest_jsonreport.plugin  # noqa: F401
+    import torch
+
+    _one_thread()
+    import torch._dynamo  # the first step of an optimizer imports it
+    import torch.testing
+
+    import grader.testing  # noqa: F401
+
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).double()
+    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+        step = optimizer(layer.parameters(), lr=0.1)
+        torch.autograd.backward(layer(x).softmax(-1).square().sum())
+        step.step()
+        step.zero_grad()
+    torch.autograd.gradcheck(lambda y: torch.einsum("ij,kj->ik", y, y).tanh(), (x,))
+    torch.testing.assert_close(x.detach(), x.detach())
+    q = torch.randn(1, 2, 3, 4)
+    torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+    torch.func.vmap(torch.sin)(q)
+    torch.cdist(q[0], q[0])
 
 
 class Events:

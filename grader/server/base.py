@@ -57,33 +57,12 @@ def main() -> int:
 
 def warm_up() -> None:
     """Import what grading imports, and pay what torch's first calls cost, on one thread."""
-    import torch
-
-    # Before the first operator: a child of a process that has run on several threads hangs.
-    torch.set_num_threads(1)
-    import _pytest.pytester  # noqa: F401  (pulls in what pytest loads late)
     import jinja2  # noqa: F401
     import psutil  # noqa: F401
-    import pytest_jsonreport.plugin  # noqa: F401
-    import torch._dynamo  # the first step of an optimizer imports it
-    import torch.testing
 
-    import grader.testing  # noqa: F401
-    from grader import catalogue, console, grading, learner, pages, plugin, worker  # noqa: F401
+    from grader import catalogue, console, grading, learner, pages, worker  # noqa: F401
 
-    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).double()
-    for optimizer in (torch.optim.SGD, torch.optim.Adam):
-        step = optimizer(layer.parameters(), lr=0.1)
-        layer(x).softmax(-1).square().sum().backward()
-        step.step()
-        step.zero_grad()
-    torch.autograd.gradcheck(lambda y: torch.einsum("ij,kj->ik", y, y).tanh(), (x,))
-    torch.testing.assert_close(x.detach(), x.detach())
-    q = torch.randn(1, 2, 3, 4)
-    torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
-    torch.func.vmap(torch.sin)(q)
-    torch.cdist(q[0], q[0])
+    worker.warm_up()
 
 
 def fingerprint() -> tuple[tuple[str, int, int], ...]:

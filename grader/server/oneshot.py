@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from grader import processes, worker
-from grader.server import base
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main() -> int:
     events = worker.Events(os.dup(1))
     os.dup2(2, 1)  # what pytest or a library prints is nobody's event
     processes.become_parent()
-    base.warm_up()
+    worker.warm_up()
     _touch_accelerator()
     requests = worker.requests()
     wanted = next(requests, None)
