@@ -466,7 +466,7 @@ def transposed(seq, dim, base=10000.0, device=None, dtype=torch.float32):
     return sinusoidal_right(seq, dim, base, device, dtype).mT
 
 
-@rejected("sinusoidal", by="test_value")
+@rejected("sinusoidal", by="test_value", says="base has no effect")
 def base_has_no_effect(seq, dim, base=10000.0, device=None, dtype=torch.float32):
     return sinusoidal_right(seq, dim, 10000.0, device, dtype)
 
@@ -898,7 +898,7 @@ def further_slopes_second_and_fourth(reference: str) -> str:
     )
 
 
-@rejected("alibi_and_relative", by="test_alibi")
+@rejected("alibi_and_relative", by="test_alibi", says="keys after the query")
 def future_is_not_pushed_down(reference: str) -> str:
     return reference.replace("query[:, None]).abs()", "query[:, None]).clamp(max=0).neg()")
 
@@ -963,7 +963,7 @@ def max_dist_has_no_effect(reference: str) -> str:
     return reference.replace("math.log(max_dist / exact)", "math.log(128 / exact)")
 
 
-@rejected("alibi_and_relative", by="test_buckets")
+@rejected("alibi_and_relative", by="test_buckets", says="this one is the smallest")
 def clamped_only(reference: str) -> str:
     return reference.replace(
         "torch.where(distance < exact, distance, far)", "distance.clamp(max=half - 1)"
@@ -1314,7 +1314,7 @@ def sinusoids_end_too(reference: str) -> str:
     )
 
 
-@rejected("InputEmbedding", by="test_goes_on")
+@rejected("InputEmbedding", by="test_goes_on", says="start again at 0")
 class SinusoidsStartOver(InputEmbedding):
     def forward(self, ids, start=0):
         if self.kind == "learned":

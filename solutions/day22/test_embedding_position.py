@@ -377,6 +377,10 @@ class TestSinusoidal:
             got = submission.sinusoidal(seq, dim, base, device=device)
             expected = sines(range(seq), dim, base).to(device, torch.float32)
             known = wrong_sines(seq, dim, base)
+            if base != 1e4:
+                known["base has no effect: the frequencies are those of 10000"] = sines(
+                    range(seq), dim
+                )
             explain = {text: wrong.to(device, torch.float32) for text, wrong in known.items()}
             assert_close(got, expected, axes=("position", "channel"), explain=explain)
 
@@ -862,6 +866,9 @@ def wrong_bias(heads: int, seq_q: int, seq_k: int) -> dict[str, Tensor]:
     power = below(heads)
     known = {
         "the bias is positive: far keys are to be pushed down": -right,
+        "keys after the query get no bias; the distance counts on both sides": torch.where(
+            torch.arange(seq_k) > torch.arange(seq_q)[:, None] + seq_k - seq_q, 0.0, right
+        ),
         "the slopes start with j = 0; the first one is 2^(-8/h)": bias_by_loop(
             [2.0 ** (-8 * j / heads) for j in range(heads)], seq_q, seq_k
         ),
@@ -922,7 +929,6 @@ def wrong_buckets(rel: Tensor, buckets: int, max_dist: int) -> dict[str, Tensor]
         "the logarithm is rounded to the nearest; it must be rounded down": bucket(
             share.round(), after
         ),
-        "the logarithm is rounded up; it must be rounded down": bucket(share.ceil(), after),
     }
 
 
@@ -1023,7 +1029,21 @@ class TestAlibiAndRelative:
             for text, wrong in explain.items():
                 if not any(torch.equal(wrong, other) for other in told.values()):
                     told[text] = wrong
-            assert_equal(got, expected, f"t5_bucket(rel, {buckets}, {max_dist})", told)
+            what = f"t5_bucket(rel, {buckets}, {max_dist})"
+            assert_shape(got, rel=len(rel))
+            assert_dtype(got, torch.int64, what)
+            wrong = [i for i, same in enumerate((got == expected).tolist()) if not same]
+            if wrong and not any(torch.equal(got, mistake) for mistake in told.values()):
+                near = min(wrong, key=lambda i: abs(int(case["rel"][i])))
+                fail(
+                    f"t5_bucket({int(case['rel'][near])}, {buckets}, {max_dist}) is "
+                    f"{int(got[near])}; expected {by_rule[near]} ({len(wrong)} of {len(rel)} "
+                    "distances differ, this one is the smallest)",
+                    id="bucket.value",
+                    expected=by_rule[near],
+                    got=int(got[near]),
+                )
+            assert_equal(got, expected, what, told)
 
         smallest(check, [{"rel": distances(last, left_out)} for last in (1, 5, 40, 600)])
 
@@ -1242,6 +1262,16 @@ class TestInputEmbedding:
             explain = {
                 text: wrong.float()
                 for text, wrong in wrong_sums(layer, "sinusoidal", ids, start).items()
+            }
+            at = range(start, start + seq)
+            tokens = sum_of(layer, "sinusoidal", ids, start, rows=0.0)
+            explain |= {
+                "past max_len the positions start again at 0; they go on": (
+                    tokens + sines([p % 5 for p in at], 6)
+                ).float(),
+                "past max_len the last position is repeated; they go on": (
+                    tokens + sines([min(p, 4) for p in at], 6)
+                ).float(),
             }
             what = f"the result for positions {start} to {start + seq - 1}, max_len=5,"
             assert_close(got, expected, atol=4e-6, what=what, explain=explain)
