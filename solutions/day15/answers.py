@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from nan_hunting import *
 from torch import nn
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from grader.answers import accepted, rejected
 
@@ -528,7 +527,8 @@ def flat_tuples_alone(reference: str) -> str:
 def names_containers(reference: str) -> str:
     return reference.replace(
         "            if not list(module.children()):\n                self.handles",
-        "            if module is not self.model and '.' not in name:\n                self.handles",
+        "            if module is not self.model and '.' not in name:\n"
+        "                self.handles",
     )
 
 
@@ -634,7 +634,7 @@ def cures_the_gradient(reference: str) -> str:
 def samples_the_output(reference: str) -> str:
     return reference.replace(
         "            finite = flat.isfinite()\n",
-        "            finite = flat[torch.randperm(len(flat))].isfinite()[torch.arange(len(flat))]\n",
+        "            torch.rand(1)\n            finite = flat.isfinite()\n",
     )
 
 
@@ -808,8 +808,10 @@ def counts_from_one(reference: str) -> str:
 @rejected("first_bad_op", by="test_in_place", says="before it runs")
 def judges_inputs_afterwards(reference: str) -> str:
     return reference.replace(
-        "        nan_before, inf_before = holds((args, kwargs))\n        out = func(*args, **kwargs)\n",
-        "        out = func(*args, **kwargs)\n        nan_before, inf_before = holds((args, kwargs))\n",
+        "        nan_before, inf_before = holds((args, kwargs))\n"
+        "        out = func(*args, **kwargs)\n",
+        "        out = func(*args, **kwargs)\n"
+        "        nan_before, inf_before = holds((args, kwargs))\n",
     )
 
 
@@ -1140,7 +1142,8 @@ def checks_after_the_step(reference: str) -> str:
 def zeroes_the_gradients_and_steps(reference: str) -> str:
     return reference.replace(
         "        opt.zero_grad()\n        report.skipped",
-        "        for g in gradients:\n            g.zero_()\n        opt.step()\n        report.skipped",
+        "        for g in gradients:\n            g.zero_()\n        opt.step()\n"
+        "        report.skipped",
     )
 
 
@@ -1205,7 +1208,8 @@ def remembers_all_norms(reference: str) -> str:
 def keeps_clipped_norms(reference: str) -> str:
     return reference.replace(
         "                nn.utils.clip_grads_with_norm_",
-        "                length = min(length, limit.item())\n                nn.utils.clip_grads_with_norm_",
+        "                length = min(length, limit.item())\n"
+        "                nn.utils.clip_grads_with_norm_",
     )
 
 
@@ -1230,7 +1234,8 @@ def one_rollback_too_few(reference: str) -> str:
 def lowers_lr_at_every_bad_step(reference: str) -> str:
     return reference.replace(
         "        report.causes[number] = cause\n",
-        '        report.causes[number] = cause\n        for group in opt.param_groups:\n            group["lr"] *= 0.9\n',
+        "        report.causes[number] = cause\n"
+        '        for group in opt.param_groups:\n            group["lr"] *= 0.9\n',
     )
 
 
@@ -1295,7 +1300,7 @@ def cycles_through_the_first_epoch(reference: str) -> str:
     )
 
 
-@rejected("rescue_training", by="test_plain_loop", says="entries")
+@rejected("rescue_training", by="test_plain_loop", says="differ")
 def one_epoch_alone(reference: str) -> str:
     return reference.replace(
         "itertools.chain.from_iterable(itertools.repeat(loader))", "iter(loader)"
@@ -1306,7 +1311,8 @@ def one_epoch_alone(reference: str) -> str:
 def scales_by_a_little(reference: str) -> str:
     return reference.replace(
         "            norms.append(length)\n",
-        "            norms.append(length)\n            for g in gradients:\n                g.mul_(length / (length + 1e-6))\n",
+        "            norms.append(length)\n            for g in gradients:\n"
+        "                g.mul_(length / (length + 1e-6))\n",
     )
 
 
@@ -1314,5 +1320,6 @@ def scales_by_a_little(reference: str) -> str:
 def reads_every_gradient(reference: str) -> str:
     return reference.replace(
         "        norm = nn.utils.get_total_norm(gradients)\n",
-        "        norm = nn.utils.get_total_norm(gradients)\n        norm = norm if all(g.isfinite().all() for g in gradients) else norm * 1\n",
+        "        norm = nn.utils.get_total_norm(gradients)\n"
+        "        norm = norm if all(g.isfinite().all() for g in gradients) else norm * 1\n",
     )

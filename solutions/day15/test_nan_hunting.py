@@ -15,11 +15,10 @@ from torch.utils.data import Dataset
 
 from grader.testing import (
     assert_close,
+    assert_device,
     assert_dtype,
-    assert_equal,
     assert_gradients,
     assert_raises,
-    assert_runs_on_meta,
     assert_shape,
     assert_tensor,
     assert_unchanged,
@@ -29,7 +28,6 @@ from grader.testing import (
     measured,
     picture,
     randn,
-    train_until,
 )
 
 INF, NAN = math.inf, math.nan
@@ -449,13 +447,13 @@ class TestStableZoo:
 
     @pytest.mark.points(1, "structure")
     @pytest.mark.parametrize("name", ZOO)
-    def test_arguments(self, submission, name):
+    def test_arguments(self, submission, name, device):
         """Arguments stay as they are, and results on their device."""
         function = getattr(submission, name)
-        x, mask = domain(name, 3, 5), row_mask(3, 5)
+        x, mask = domain(name, 3, 5).to(device), row_mask(3, 5).to(device)
         extra = () if name in POINTWISE else (1,) if name == "safe_norm" else (mask, 1)
-        assert_unchanged(function, x, *extra)
-        assert_runs_on_meta(function, x, *extra)
+        result = assert_unchanged(function, x, *extra)
+        assert_device(result, device)
 
 
 # --- 2 ------------------------------------------------------------------------------------------
@@ -1137,8 +1135,8 @@ class TestFirstBadOp:
         got = judged(submission, fn, randn(3, 5))
         expect(
             got is None,
-            f"first_bad_op returned {got!r}; expected None: an operator without tensor inputs, such "
-            "as `full`, is never blamed",
+            f"first_bad_op returned {got!r}; expected None: an operator without tensor inputs, "
+            "such as `full`, is never blamed",
             got=got,
         )
         expect(len(calls) == 1, f"fn was called {len(calls)} times; expected once")
@@ -1482,7 +1480,7 @@ def clipped(seed: int, data: list[tuple[Tensor, Tensor]], mistake: str = "") -> 
         factor = 1.0
         if len(norms) >= 10 and mistake != "none":
             ordered = sorted(seen)
-            place = 0.75 * (len(ordered) - 1)
+            place = 0.9 * (len(ordered) - 1)
             low = math.floor(place)
             high = min(low + 1, len(ordered) - 1)
             limit = ordered[low] + (place - low) * (ordered[high] - ordered[low])
@@ -1643,9 +1641,7 @@ class TestRescueTraining:
                 p.grad = torch.zeros_like(p)
             still.opt.step()
             known = {
-                "a step with gradients of 0 still moves them, by its momentum; leave the step out": (
-                    still
-                )
+                "a step with gradients of 0 still moves them (momentum); leave the step out": still
             }
             if scale == EXPLODING:
                 known["the step was made all the same"] = Run(seed, kind).plain(data)
@@ -1656,7 +1652,7 @@ class TestRescueTraining:
     def test_clipping(self, submission):
         """Good steps are clipped by the norms of the good steps before."""
         scales = [1.0, 0.5, 2.0, 1.0, 1.5, 30.0, 1.0, 2.0, NAN_LOSS, 1.5, 1.0, 0.5, 1.0, 1.0]
-        scales += [40.0, 1.0, 2.0, 1.0, 0.5, 20.0, 1.0, 30.0, 1.0]
+        scales += [40.0, 1.0, 2.0, 1.0, 0.5, 20.0, 1.0, 30.0, 300.0]
         seed, data = draw_seed(), batches(*scales)
         run = Run(seed, "plain")
         run.fit(
@@ -1665,7 +1661,7 @@ class TestRescueTraining:
             len(data),
             explode=1e9,
             clip_factor=1.5,
-            clip_quantile=0.75,
+            clip_quantile=0.9,
             window=12,
         )
         mistakes = {
@@ -1700,8 +1696,8 @@ class TestRescueTraining:
                 expected,
                 said,
                 {
-                    "they were not restored; does the snapshot share its tensors with the model, as "
-                    "`state_dict()` does?": Run(seed, kind).plain(data[:good]),
+                    "they were not restored; does the snapshot share its tensors with the model, "
+                    "as `state_dict()` does?": Run(seed, kind).plain(data[:good]),
                     "they are those of the start; a snapshot is taken after every "
                     "`snapshot_every` good steps": Run(seed, kind),
                 },
