@@ -1235,8 +1235,9 @@ class Event:
 class Lab:
     """What is laid over the learner's `build` and `augment`, with a log of what happens there."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.3) -> None:
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))
+        self.dropout = dropout
         self.y = torch.arange(ITEMS) % 3
         self.x = torch.zeros(ITEMS, 4)
         self.x[:, 0] = torch.arange(ITEMS)
@@ -1280,7 +1281,7 @@ class Observed(nn.Module):
         self.lab = lab
         self.first = nn.Linear(3, 7)
         self.norm = nn.BatchNorm1d(7)
-        self.drop = nn.Dropout(0.3)
+        self.drop = nn.Dropout(lab.dropout)
         self.last = nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -1499,12 +1500,12 @@ class TestResumeBitExact:
     @pytest.mark.after("test_losses")
     def test_learns(self, submission, tmp_path):
         """The loss falls."""
-        losses = trained(submission, Lab(), tmp_path, epochs=12)
+        losses = trained(submission, Lab(dropout=0.0), tmp_path, epochs=12)
         start, end = sum(losses[:PER_EPOCH]), sum(losses[-PER_EPOCH:])
         expect(
-            end < 0.85 * start,
+            end < 0.7 * start,
             f"the mean loss is {start / PER_EPOCH:.3f} in the first of 12 epochs and "
-            f"{end / PER_EPOCH:.3f} in the last; expected less than 0.85 of the first",
+            f"{end / PER_EPOCH:.3f} in the last; expected it to fall below 0.7 of the first",
         )
 
     @pytest.mark.points(1, "value")
