@@ -28,11 +28,6 @@ def b01_long_in_the_loss(reference: str) -> str:
     )
 
 
-@accepted("warm_up", file="b01.py")
-def b01_converts_to_int64(reference: str) -> str:
-    return swap(reference, ("\n\n    model =", "\n    y = y.to(torch.int64)\n\n    model ="))
-
-
 @accepted("warm_up", file="b02.py")
 def b02_targets_get_an_axis(reference: str) -> str:
     return swap(
@@ -59,11 +54,6 @@ def b03_empties_after_the_step(reference: str) -> str:
         ("            opt.zero_grad()\n", ""),
         ("            opt.step()\n", "            opt.step()\n            opt.zero_grad()\n"),
     )
-
-
-@accepted("warm_up", file="b03.py")
-def b03_the_model_empties(reference: str) -> str:
-    return swap(reference, ("opt.zero_grad()", "model.zero_grad(set_to_none=False)"))
 
 
 @accepted("warm_up", file="b03.py")
@@ -274,22 +264,15 @@ def b05_shuffles_parts_not_photos(reference: str) -> str:
 
 
 @accepted("silent", file="b05.py")
-def b05_even_parts_train(reference: str) -> str:
-    return swap(
-        reference,
-        (SPLIT, "    train, val = torch.where(part % 2 == 0)[0], torch.where(part % 2 == 1)[0]\n"),
-    )
-
-
-@accepted("silent", file="b05.py")
 def b05_the_new_layer_joins_the_optimizer(reference: str) -> str:
     opt = "    opt = torch.optim.Adam(model.parameters(), lr=LR)\n"
     return swap(
         reference,
         (opt, ""),
         (
-            "nn.Sequential(nn.LayerNorm(PIXELS), nn.Linear(PIXELS, 2))",
-            "nn.Sequential(nn.LayerNorm(PIXELS), nn.Linear(PIXELS, 2))\n" + opt.rstrip(),
+            "nn.Sequential(nn.LayerNorm(PIXELS, elementwise_affine=False), nn.Linear(PIXELS, 2))",
+            "nn.Sequential(nn.LayerNorm(PIXELS, elementwise_affine=False), nn.Linear(PIXELS, 2))\n"
+            + opt.rstrip(),
         ),
         (
             "    for _ in range(EPOCHS)",
@@ -334,17 +317,6 @@ def b07_divides_by_what_is_left(reference: str) -> str:
 
 
 @accepted("silent", file="b07.py")
-def b07_with_where(reference: str) -> str:
-    return swap(
-        reference,
-        (
-            "weights = scores.masked_fill(~is_letter, -torch.inf).softmax(dim=1)",
-            "weights = torch.where(is_letter, scores, float('-inf')).softmax(dim=1)",
-        ),
-    )
-
-
-@accepted("silent", file="b07.py")
 def b07_masks_the_scores(reference: str) -> str:
     return swap(
         reference,
@@ -356,12 +328,17 @@ def b07_masks_the_scores(reference: str) -> str:
 
 
 @accepted("silent", file="b08.py")
-def b08_registers_each(reference: str) -> str:
+def b08_layer_by_layer(reference: str) -> str:
     return swap(
         reference,
         (
-            "nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))",
-            "nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(sizes)])",
+            "        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))\n",
+            "        self.a = nn.Linear(6, WIDTH)\n        self.b = nn.Linear(WIDTH, WIDTH)\n"
+            "        self.c = nn.Linear(WIDTH, WIDTH)\n",
+        ),
+        (
+            "        for layer in self.layers:\n            x = F.relu(layer(x))\n",
+            "        for layer in (self.a, self.b, self.c):\n            x = F.relu(layer(x))\n",
         ),
     )
 
@@ -391,12 +368,9 @@ def in_another_order(reference: str) -> str:
     )
 
 
-@rejected("silent", by="test_b05_reaches_its_target", says="optimizer", file="b05.py")
-def b05_body_trained_only(reference: str) -> str:
-    return swap(
-        reference,
-        ("torch.optim.Adam(model.parameters()", "torch.optim.Adam(model[1].parameters()"),
-    )
+@rejected("silent", by="test_b05_reaches_its_target", says="give the optimizer", file="b05.py")
+def b05_trains_a_layer_more(reference: str) -> str:
+    return swap(reference, ("elementwise_affine=False", "elementwise_affine=True"))
 
 
 @rejected("silent", by="test_b05_reaches_its_target", says="accuracy", file="b05.py")
@@ -439,7 +413,7 @@ def b05_rewrites(reference: str) -> str:
     )
 
 
-@rejected("silent", by="test_data_left_alone", says="constants PARTS", file="b05.py")
+@rejected("silent", by="test_data_left_alone", says="constants", file="b05.py")
 def b05_changes_the_data(reference: str) -> str:
     return swap(reference, ("PARTS, PHOTOS, TEST = 1200, 3", "PARTS, PHOTOS, TEST = 3600, 1"))
 
@@ -480,7 +454,7 @@ def b07_path_repaired_only(reference: str) -> str:
     )
 
 
-@rejected("silent", by="test_b07_reaches_its_target", says="r2", file="b07.py")
+@rejected("silent", by="test_b07_ignores_padding", says="not letters", file="b07.py")
 def b07_masks_with_zero(reference: str) -> str:
     return swap(reference, ("scores.masked_fill(~is_letter, -torch.inf)", "(scores * is_letter)"))
 
@@ -495,7 +469,7 @@ def b07_rewrites(reference: str) -> str:
     return swap(reference, ("model", "reader"), ("y[rows]", "y[rows].float()"))
 
 
-@rejected("silent", by="test_b08_reaches_its_target", says="66 parameters", file="b08.py")
+@rejected("silent", by="test_b08_reaches_its_target", says="accuracy", file="b08.py")
 def b08_schedule_repaired_only(reference: str) -> str:
     return swap(
         reference,
@@ -526,19 +500,8 @@ def b08_guesses(reference: str) -> str:
 
 
 @rejected("silent", by="test_b08_few_edits", says="Take back", file="b08.py")
-def b08_layer_by_layer(reference: str) -> str:
-    return swap(
-        reference,
-        (
-            "        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))\n",
-            "        self.a = nn.Linear(6, WIDTH)\n        self.b = nn.Linear(WIDTH, WIDTH)\n"
-            "        self.c = nn.Linear(WIDTH, WIDTH)\n",
-        ),
-        (
-            "        for layer in self.layers:\n            x = F.relu(layer(x))\n",
-            "        for layer in (self.a, self.b, self.c):\n            x = F.relu(layer(x))\n",
-        ),
-    )
+def b08_renames(reference: str) -> str:
+    return swap(reference, ("model", "net"))
 
 
 # --- triage ---------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """b05: is the part on a photo broken? Three photos were taken of every part.
 
-Target: accuracy of the predictions at least 0.70, for any seed, and an honest "val": on parts that
+Target: accuracy of the predictions at least 0.64, for any seed, and an honest "val": on parts that
 the training has not seen. Edits: at most 5 statements.
 """
 
@@ -32,7 +32,7 @@ def main(seed: int) -> dict[str, Any]:
     is_train = torch.isin(part, torch.randperm(PARTS)[: PARTS // 2])
     train, val = is_train.nonzero().flatten(), (~is_train).nonzero().flatten()
 
-    model = nn.Sequential(nn.LayerNorm(PIXELS), nn.Linear(PIXELS, 2))
+    model = nn.Sequential(nn.LayerNorm(PIXELS, elementwise_affine=False), nn.Linear(PIXELS, 2))
     model[1] = nn.Linear(PIXELS, 2, bias=False)  # no prior: both answers cost the same
     opt = torch.optim.Adam(model.parameters(), lr=LR)
     for _ in range(EPOCHS):
