@@ -252,6 +252,28 @@ def always_training(reference: str) -> str:
     return reference.replace("module.training", "True")
 
 
+@rejected("record", by="test_batches", says="row_sum")
+def the_sum_of_the_whole_output(reference: str) -> str:
+    return reference.replace("output.detach().sum(dim=-1).mean()", "output.detach().sum()")
+
+
+@rejected("record", by="test_activations", says="by its name")
+def by_the_name_of_the_class(reference: str) -> str:
+    return reference.replace("partial(answers, name)", "partial(answers, type(module).__name__)")
+
+
+@rejected("record", by="test_updates", says="lr")
+def the_default_learning_rate(reference: str) -> str:
+    return reference.replace('float(opt.param_groups[0]["lr"])', "1e-3")
+
+
+@rejected("record", by="test_reached", says="reached")
+def counts_instead_of_a_share(reference: str) -> str:
+    return reference.replace(
+        'now["reached"] = len(reached) /', 'now["reached"] = 1.0 * len(reached) + 0 /'
+    )
+
+
 @rejected("record", by="test_reached", says="cleared")
 def reached_if_there_is_a_gradient(reference: str) -> str:
     return reference.replace(
@@ -417,6 +439,16 @@ def the_best_layer(reference: str) -> str:
     return body(
         reference, "probe_double_softmax", "return 0.98 - max(abs(s - 1) for s in t.row_sum)"
     )
+
+
+@rejected("probes", by="test_flags_its_disease", says="not found", file="debug_checklist.md")
+def a_threshold_that_is_too_high(reference: str) -> str:
+    return reference.replace("probe_dead_relu | 0.99 |", "probe_dead_relu | 1.5 |")
+
+
+@rejected("probes", by="test_spares_the_healthy", says="a float is asked for")
+def a_verdict_in_words(reference: str) -> str:
+    return body(reference, "probe_detached", 'return "detached" if max(t.reached) == 0 else ""')
 
 
 @rejected("probes", by="test_the_threshold_decides", says="leave the verdict")

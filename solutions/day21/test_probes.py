@@ -5,6 +5,7 @@ import functools
 import math
 import re
 import sys
+import textwrap
 import types
 from pathlib import Path
 
@@ -575,6 +576,26 @@ def value_of(submission, kind, function, patient, seed, steps=STEPS, units=1.0):
     return float(value)
 
 
+def page(rows, hits, alarms):
+    """The checklist with its hit rates, as lines of a page, and which of them are not as asked."""
+    lines, marked, heading = [], [], None
+    for group, name, symptom, probe, threshold, fix in rows:
+        if group != heading:
+            heading = group
+            lines += ["", f"## {group}"] if lines else [f"## {group}"]
+        kind = probe.removeprefix("probe_")
+        rate = "no kind of the zoo"
+        if kind in hits:
+            rate = f"{hits[kind]} of {len(SEEDS)} found, {alarms[kind]} false alarms"
+            if hits[kind] < len(SEEDS) or alarms[kind]:
+                marked.append(len(lines))
+        lines.append(f"{name}  {probe} >= {threshold}: {rate}")
+        lines += textwrap.wrap(
+            f"{symptom}: {fix}", 72, initial_indent="    ", subsequent_indent="    "
+        )
+    return lines, marked
+
+
 def spares(submission, scratch, seeds, steps=STEPS, units=1.0, told="a healthy run"):
     """No probe flags a healthy run."""
     for kind, (function, limit) in probes_of(submission, scratch).items():
@@ -626,21 +647,16 @@ class TestProbes:
             values = [value_of(submission, kind, function, kind, seed) for seed in SEEDS]
             hits[kind] = sum(value >= limit for value in values)
             missed += [(kind, value, limit) for value in values if not value >= limit]
-        rows, _ = rows_of(document(scratch))
-        lines, marked, heading = [], [], None
-        for group, name, symptom, probe, threshold, fix in rows:
-            if group != heading:
-                heading = group
-                lines.append(f"## {group}")
-            kind = probe.removeprefix("probe_")
-            rate = f"{hits[kind]} of {len(SEEDS)} found" if kind in hits else "not in the zoo"
-            if hits.get(kind, len(SEEDS)) < len(SEEDS):
-                marked.append(len(lines))
-            lines.append(f"{name} | {symptom} | {probe} >= {threshold}: {rate} | {fix}")
+        alarms = {
+            kind: sum(value_of(submission, kind, function, "healthy", s) >= limit for s in CONTROLS)
+            for kind, (function, limit) in found.items()
+        }
+        lines, marked = page(rows_of(document(scratch))[0], hits, alarms)
         picture(
             "text",
             "The checklist",
-            f"{len(found)} of its probes were tried on three runs with their disease each.",
+            f"{len(found)} of its probes were tried on {len(SEEDS)} runs with their disease and on "
+            f"{len(CONTROLS)} healthy ones.",
             panels=[{"label": "debug_checklist.md", "lines": lines, "marked": marked}],
         )
         measured(f"{sum(hits.values())} of {len(SEEDS) * len(hits)}")
