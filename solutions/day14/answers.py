@@ -330,6 +330,115 @@ def clipped_by_hand(reference: str) -> str:
     )
 
 
+@accepted("fit")
+def with_mixed_precision_at_hand(reference: str) -> str:
+    return (
+        reference.replace(
+            "    def update() -> None:\n",
+            "    scaler = torch.amp.GradScaler(cfg.device, enabled=cfg.amp)\n\n"
+            "    def update() -> None:\n        scaler.unscale_(optimizer)\n",
+        )
+        .replace(
+            "        optimizer.step()\n",
+            "        scaler.step(optimizer)\n        scaler.update()\n",
+        )
+        .replace("(loss / cfg.accum).backward()", "scaler.scale(loss / cfg.accum).backward()")
+        .replace(
+            "        inputs = moved(inputs)\n        if isinstance",
+            "        inputs = moved(inputs)\n"
+            "        with torch.autocast(cfg.device, torch.bfloat16, enabled=cfg.amp):\n"
+            "            return called(inputs)\n\n"
+            "    def called(inputs: Any) -> Any:\n"
+            "        if isinstance",
+        )
+    )
+
+
+@accepted("fit")
+def with_more_in_the_history(reference: str) -> str:
+    return reference.replace(
+        "        values |= measured\n",
+        "        values |= measured\n"
+        '        values["lr"] = float(optimizer.param_groups[0]["lr"])\n',
+    )
+
+
+class Trainer:
+    def __init__(self, model, optimizer, loss_fn, cfg):
+        self.model, self.optimizer, self.loss_fn, self.cfg = model, optimizer, loss_fn, cfg
+        self.best, self.since, self.weights = math.inf, 0, None
+
+    def groups(self, loader):
+        group = []
+        for batch in loader:
+            group.append(batch)
+            if len(group) == self.cfg.accum:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def loss(self, batch):
+        inputs, target = to_device(batch, self.cfg.device)
+        out = forward(self.model, inputs)
+        return self.loss_fn(out, target), out, target
+
+    def epoch(self, loader):
+        self.model.train()
+        pairs = []
+        for group in self.groups(loader):
+            self.optimizer.zero_grad()
+            for batch in group:
+                loss, _, target = self.loss(batch)
+                (loss / len(group)).backward()
+                pairs.append((loss.item(), len(target)))
+            if self.cfg.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
+            self.optimizer.step()
+        return sum(v * n for v, n in pairs) / sum(n for _, n in pairs)
+
+    def remember(self, value):
+        if value < self.best:
+            self.best, self.since = value, 0
+            self.weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+        else:
+            self.since += 1
+        return self.since == self.cfg.patience
+
+
+@accepted("fit")
+def with_a_trainer(
+    model, train_loader, val_loader, *, loss_fn, optimizer, cfg, scheduler=None, metrics=None
+):
+    trainer = Trainer(model, optimizer, loss_fn, cfg)
+    functions = {"loss": None} | (metrics or {})
+    history = {"train_loss": []} | {f"val_{name}": [] for name in functions}
+    for _ in range(cfg.epochs):
+        history["train_loss"].append(trainer.epoch(train_loader))
+        if scheduler is not None:
+            scheduler.step()
+        model.eval()
+        rows, sizes = [], []
+        with torch.no_grad():
+            for batch in [] if val_loader is None else val_loader:
+                loss, out, target = trainer.loss(batch)
+                values = [loss if f is None else f(out, target) for f in functions.values()]
+                rows.append(torch.tensor([float(value) for value in values]))
+                sizes.append(len(target))
+        if not rows:
+            means = [math.nan] * len(functions)
+        else:
+            weights = torch.tensor(sizes, dtype=torch.float32)
+            means = (torch.stack(rows, 1) @ weights / weights.sum()).tolist()
+        for name, mean in zip(functions, means, strict=True):
+            history[f"val_{name}"].append(mean)
+        if rows and trainer.remember(means[0]):
+            break
+    if trainer.weights is not None:
+        model.load_state_dict(trainer.weights)
+    return history
+
+
 @rejected("fit", by="test_modes", says="train mode must be set again")
 def eval_never_undone(reference: str) -> str:
     return reference.replace(
@@ -751,6 +860,53 @@ def by_the_jacobian(reference: str) -> str:
     )
 
 
+@accepted("sanity_checks")
+def on_the_model_itself_and_put_back(model, batch, loss_fn, n_classes=None):
+    grads = {p: p.grad for p in model.parameters()}
+    modes = {m: m.training for m in model.modules()}
+    weights = copy.deepcopy(model.state_dict())
+    x, y = batch
+    with torch.random.fork_rng():
+        model.eval()
+        probe = x.clone().requires_grad_(True)
+        out = model(probe)
+        (grad,) = torch.autograd.grad((out[0] ** 2).sum(), probe, allow_unused=True)
+        model.train()
+        for p in model.parameters():
+            p.grad = None
+        opt = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        losses, fine = [], True
+        for i in range(80):
+            opt.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            if i == 0:
+                for p in model.parameters():
+                    if p.requires_grad:
+                        fine &= p.grad is not None and p.grad.count_nonzero().item() > 0
+            losses.append(loss.item())
+            opt.step()
+        model.eval()
+        with torch.no_grad():
+            worse = (loss_fn(model(torch.zeros_like(x)), y) > loss_fn(model(x), y)).item()
+    model.load_state_dict(weights)
+    for p, old in grads.items():
+        p.grad = old
+    for m, mode in modes.items():
+        m.training = mode
+    healthy = True
+    if n_classes is not None:
+        healthy = 0.75 * math.log(n_classes) <= losses[0] <= 1.25 * math.log(n_classes)
+    return {
+        "init_loss": healthy,
+        "overfits": losses[-1] < 0.1 * losses[0],
+        "no_mixing": grad is None or grad[1].abs().max().item() == 0,
+        "all_grads": fine,
+        "uses_inputs": worse,
+        "has_bn": any("BatchNorm" in type(m).__name__ for m in modes),
+    }
+
+
 @rejected("sanity_checks", by="test_untouched", says="caller's model changed")
 def trains_the_callers_model(reference: str) -> str:
     return reference.replace("twin = copy.deepcopy(model).train()", "twin = model.train()")
@@ -1009,6 +1165,18 @@ def interrupts_put_off(reference: str) -> str:
             "            if signals:\n                break\n",
             "            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})\n",
         )
+    )
+
+
+@accepted("main")
+def resume_as_a_setting(reference: str) -> str:
+    return (
+        reference.replace(
+            '    out: str = "run"\n', '    out: str = "run"\n    resume: bool = False\n'
+        )
+        .replace('    resume = "--resume" in argv\n', "")
+        .replace('[word for word in argv if word != "--resume"]', "argv")
+        .replace("resume = resume and last.exists()", "resume = cfg.resume and last.exists()")
     )
 
 

@@ -608,10 +608,11 @@ class TestFit:
         _, history = history_of(submission, metrics, 3, batches, batches)
         names = {"train_loss", "val_loss", "val_mae", "val_bias"}
         expect(
-            set(history) == names,
+            names <= set(history),
             f"the history has {sorted(history)}; expected {sorted(names)}",
         )
-        for name, values in history.items():
+        for name in sorted(names):
+            values = history[name]
             expect(len(values) == 3, f"{name} has {len(values)} values after 3 epochs")
             for value in values:
                 tensor = isinstance(value, Tensor)
@@ -866,7 +867,7 @@ class TestFit:
             ran == epochs,
             f"val_loss {losses} with patience={patience}: {ran} epochs ran; expected {epochs}"
             + (
-                f". It must stop as soon as {patience} epochs in a row were no better than the best"
+                f". Once {patience} in a row have had no lower loss than the lowest, it must stop"
                 if patience and ran > epochs
                 else ""
             ),
@@ -1185,10 +1186,8 @@ class TestSanityChecks:
     def test_flags(self, submission):
         """The result has the six flags, each a Python bool."""
         flags = flags_of(submission, Rows())
-        expect(
-            set(flags) == set(FLAGS), f"the result has {sorted(flags)}; expected {sorted(FLAGS)}"
-        )
-        for name, value in flags.items():
+        for name in FLAGS:
+            value = flags[name]
             expect(
                 type(value) is bool,
                 f"{name} is {value!r}, of type {type(value).__name__}; expected a bool",
@@ -1222,7 +1221,7 @@ class TestSanityChecks:
         """Without n_classes init_loss is True, and the rest is found out as ever."""
         x = torch.randn(16, 7)
         model = nn.Sequential(nn.Linear(7, 32), nn.ReLU(), nn.Linear(32, 1))
-        flags = flags_of(submission, model, (x, 10 + x[:, :1]), F.mse_loss, None)
+        flags = flags_of(submission, model, (x, 4 * x[:, :1] - 3 * x[:, 1:2]), F.mse_loss, None)
         picture_of(flags, "a healthy regression")
         assert_flag(flags, "init_loss", True, "n_classes=None", "there is nothing to compare with")
         for name in ("no_mixing", "all_grads", "uses_inputs"):
