@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Cache:
-    """Keys and values of the tokens one block has seen, each (batch, heads, length, dim // heads)."""
+    """Keys and values of the tokens that a block has seen: (batch, heads, length, dim // heads)."""
 
     def __init__(self) -> None:
         self.keys: Tensor | None = None
