@@ -531,14 +531,14 @@ def line_by_line(log: str) -> list[str]:
     grads, losses, rates = rows["grad"], rows["loss"], rows["lr"]
     if not losses:
         return []
-    if rows["val_acc"] and rows["test_acc"] and rows["val_acc"][-1] > rows["test_acc"][-1] + 0.1:
+    if rows["val_acc"] and rows["test_acc"] and rows["val_acc"][-1] > rows["test_acc"][-1] + 0.15:
         return ["LEAKY_SPLIT"]
     if rates[-1] < rates[0] / 500:
         return ["SCHED_PER_BATCH"]
     if not any(grads):
         return ["ZERO_GRAD_AFTER_BACKWARD", "DETACHED_LOSS"]
     half = len(grads) // 2
-    if half and sorted(grads[half:])[half // 2] > 2.5 * sorted(grads[:half])[half // 2]:
+    if half and sorted(grads[half:])[half // 2] > 2 * sorted(grads[:half])[half // 2]:
         return ["NO_ZERO_GRAD", "STALE_OPTIMIZER"]
     return []
 

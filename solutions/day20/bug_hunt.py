@@ -60,7 +60,7 @@ def triage(log: str) -> list[str]:
     if gradient and max(gradient) == 0:
         return ["ZERO_GRAD_AFTER_BACKWARD"]
     third = max(len(gradient) // 3, 1)
-    if gradient and mean(gradient[-third:]) > 5 * mean(gradient[:third]):
+    if gradient and mean(gradient[-third:]) > 3 * mean(gradient[:third]):
         is_flat = abs(mean(loss[-third:]) - mean(loss[:third])) < 0.05 * mean(loss)
         both = ["STALE_OPTIMIZER", "NO_ZERO_GRAD"]
         return both if is_flat else both[::-1]
