@@ -621,7 +621,7 @@ def scheduler_forgotten(reference: str) -> str:
     return reference.replace("if scheduler is not None:", "if False:")
 
 
-@rejected("fit", by="test_patience", says="must stop as soon as")
+@rejected("fit", by="test_patience", says="it must stop")
 def patience_one_too_many(reference: str) -> str:
     return reference.replace("worse == cfg.patience:", "cfg.patience and worse > cfg.patience:")
 
