@@ -499,7 +499,7 @@ elif probe_lr_huge(t) > 0.3:
 elif not found:
     if probe_ascent(t) > 1.2:
         found.append("ascent")
-    elif probe_no_zero_grad(t) > 12:
+    elif probe_no_zero_grad(t) > 7:
         found.append("no_zero_grad")
     elif len(t.loss) > 40 and sum(t.loss[-10:]) > 0.8 * sum(t.loss[:10]):
         found.append("shuffled_labels")

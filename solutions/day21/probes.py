@@ -204,7 +204,7 @@ def probe_sigmoid_deep(t: Trace) -> float:
     lost = []
     for norms in t.grad_norm:
         first, *_, last = (norm for name, norm in norms.items() if name.endswith("weight"))
-        if first > 0 and last > 0:
+        if 0 < first < math.inf and 0 < last < math.inf:
             lost.append(math.log10(last / first))
     return statistics.median(lost) if lost else math.nan
 
