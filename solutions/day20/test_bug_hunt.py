@@ -617,7 +617,7 @@ def recorded(kind: str, seed: int, style: Style, every: int) -> str:
             step += 1
         if kind == "healthy":
             schedule.step()
-        if (epoch + 1) % 5 == 0:
+        if (epoch + 1) % 5 == 0 or epoch + 1 == epochs:
             held = F.binary_cross_entropy_with_logits(model(held_out[0]).squeeze(1), held_out[1])
             figures = {"epoch": epoch, "loss": held.item(), "accuracy": accuracy(held_out)}
             lines.append(style.held_out.format(**figures))
