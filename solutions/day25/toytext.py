@@ -1,16 +1,26 @@
 """A small English-like text, made from a grammar: subject, verb, object, adverb.
 
-A sentence is one of each, chosen evenly, such as `the monk moves a chair today.` and a newline. The
+A sentence is one of each, chosen evenly, such as `the cat paints a big box at night.` and a newline. The
 text has 25 different characters (ln 25 = 3.22 nats). In nats per character its entropy is 2.83 if
-characters are taken one by one, 1.52 if the character before is known, and 0.24 if all are.
+characters are taken one by one, 1.53 if the character before is known, and 0.19 if all are.
 """
 
 import random
 
-SUBJECTS = ("the baker", "the king", "the teacher", "the child", "the monk", "the fox")
-VERBS = ("follows", "moves", "sees", "opens", "wants", "brings", "takes")
-OBJECTS = ("a table", "a chair", "a stone", "a horse", "a garden", "a shirt", "a door")
-ADVERBS = ("today", "alone", "often", "there", "never", "again", "tonight")
+SUBJECTS = ("a child", "the captain", "the old man", "the cat")
+VERBS = (
+    "likes",
+    "sees",
+    "hides",
+    "washes",
+    "finds",
+    "opens",
+    "carries",
+    "brings",
+    "paints",
+)
+OBJECTS = ("the bridge", "a boat", "a red ball", "a big box")
+ADVERBS = ("now", "very well", "by the sea", "every day", "again", "at night")
 
 CHARACTERS = "\n .abcdefghiklmnoprstvwxy"  # the id of a character is its place in here
 WORDS = frozenset(" ".join(SUBJECTS + VERBS + OBJECTS + ADVERBS).split())
