@@ -42,7 +42,13 @@ class BPE:
             for pair in itertools.pairwise(ids):
                 counts[pair] = counts.get(pair, 0) + 1
             best = max(counts, key=lambda p: (counts[p], pieces[p[0]], pieces[p[1]]))
-            ids = self._merge(ids, best, len(pieces))
+            merged: list[int] = []
+            for token in ids:
+                if merged and (merged[-1], token) == best:
+                    merged[-1] = len(pieces)
+                else:
+                    merged.append(token)
+            ids = merged
             self.merges.append(best)
             pieces.append(pieces[best[0]] + pieces[best[1]])
         ### END SOLUTION
@@ -52,7 +58,13 @@ class BPE:
         ### BEGIN SOLUTION 1: from text to ids
         ids = list(text.encode())
         for rank, pair in enumerate(self.merges):
-            ids = self._merge(ids, pair, 256 + rank)
+            merged: list[int] = []
+            for token in ids:
+                if merged and (merged[-1], token) == pair:
+                    merged[-1] = 256 + rank
+                else:
+                    merged.append(token)
+            ids = merged
         return ids
         ### END SOLUTION
 
@@ -64,22 +76,6 @@ class BPE:
             pieces.append(pieces[left] + pieces[right])
         return b"".join(pieces[i] for i in ids).decode("utf-8", errors="replace")
         ### END SOLUTION
-
-    ### BEGIN SOLUTION 1: helpers, if you want any
-    @staticmethod
-    def _merge(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
-        out: list[int] = []
-        i = 0
-        while i < len(ids):
-            if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-                out.append(new)
-                i += 2
-            else:
-                out.append(ids[i])
-                i += 1
-        return out
-
-    ### END SOLUTION
 
 
 def get_batch(
@@ -316,58 +312,48 @@ def generate(
     Returns:
         (batch, seq + n) int64
     """
-    ### BEGIN SOLUTION 5: prefill, then token by token
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            return _generate(model, ids, n, temperature, top_k, top_p, stop, pad, cache, generator)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    ### END SOLUTION
 
+    ### BEGIN SOLUTION 5: token by token
+    def draw(logits: Tensor) -> Tensor:
+        if temperature == 0:
+            return logits.argmax(-1)
+        logits = logits / temperature
+        if top_k is not None and top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+        if top_p is not None and top_p < 1:
+            ordered, order = logits.sort(descending=True)
+            weights = ordered.softmax(-1)
+            late = weights.cumsum(-1) - weights >= top_p
+            logits = logits.masked_fill(torch.zeros_like(late).scatter(-1, order, late), -math.inf)
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
-### BEGIN SOLUTION 5: helpers, if you want any
-def _generate(model, ids, n, temperature, top_k, top_p, stop, pad, cache, generator):
     ctx = model.cfg.ctx
     keep = None
     if pad is not None and (ids[:, 0] == pad).any():
         keep = (ids != pad).cumsum(1) > 0
     done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    caches = None
-    for _ in range(n):
-        extra = {} if keep is None else {"keep": keep[:, -ctx:]}
-        if not cache or ids.shape[1] > ctx:
-            logits, _ = model(ids[:, -ctx:], **extra)
-        else:
-            fresh = ids if caches is None else ids[:, -1:]
-            caches = caches or [Cache() for _ in model.blocks]
-            logits, _ = model(fresh, caches=caches, **extra)
-        token = _draw(logits[:, -1], temperature, top_k, top_p, generator)
-        if stop is not None:
-            token = token.masked_fill(done, stop if pad is None else pad)
-            done = done | (token == stop)
-        ids = torch.cat([ids, token[:, None]], dim=1)
-        if keep is not None:
-            keep = F.pad(keep, (0, 1), value=True)
+    caches: list[Cache] | None = None
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            for _ in range(n):
+                seen, extra = ids[:, -ctx:], {}
+                if keep is not None:
+                    extra["keep"] = keep[:, -ctx:]
+                if cache and ids.shape[1] <= ctx:
+                    seen = ids if caches is None else ids[:, -1:]
+                    caches = caches or [Cache() for _ in model.blocks]
+                    extra["caches"] = caches
+                token = draw(model(seen, **extra)[0][:, -1])
+                if stop is not None:
+                    token = token.masked_fill(done, stop if pad is None else pad)
+                    done = done | (token == stop)
+                ids = torch.cat([ids, token[:, None]], dim=1)
+                if keep is not None:
+                    keep = F.pad(keep, (0, 1), value=True)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return ids
-
-
-def _draw(logits, temperature, top_k, top_p, generator):
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
-    if top_p is not None and top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        weights = ordered.softmax(-1)
-        before = weights.cumsum(-1) - weights
-        drop = (before >= top_p).scatter(-1, order, before >= top_p)
-        logits = logits.masked_fill(drop, -math.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-
-
-### END SOLUTION
+    ### END SOLUTION
