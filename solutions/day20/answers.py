@@ -428,6 +428,11 @@ def b06_mode_repaired_only(reference: str) -> str:
     return swap(reference, ("machines = y[order]", "machines = y[torch.randperm(TRAIN)]"))
 
 
+@rejected("silent", by="test_b06_noise_by_noise", says="in another order", file="b06.py")
+def b06_one_large_batch_instead(reference: str) -> str:
+    return swap(reference, ("    model.eval()\n", ""), ("x_test.split(20)", "x_test.split(400)"))
+
+
 @rejected("silent", by="test_b06_diagnosis", says="not at line", file="diagnosis.json")
 def b06_names_the_layer(reference: str) -> str:
     return swap(reference, ('"line": 56, "code": "NO_EVAL"', '"line": 30, "code": "NO_EVAL"'))

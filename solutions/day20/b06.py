@@ -1,6 +1,6 @@
 """b06: which of four machines made this noise? The test set comes machine by machine.
 
-Target: accuracy of the predictions at least 0.90, for any seed. Edits: at most 5 statements.
+Target: accuracy of the predictions at least 0.88, for any seed. Edits: at most 5 statements.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def draw(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Noises (count, 8) and the machine (count,), in the order of the machines."""
     generator = torch.Generator().manual_seed(seed)
     machine = torch.arange(4).repeat_interleave(count // 4)
-    sounds = torch.eye(4).repeat(1, 2) * torch.tensor([3.0] * 4 + [-3.0] * 4)
+    sounds = torch.eye(4).repeat(1, 2) * torch.tensor([2.2] * 4 + [-2.2] * 4)
     return sounds[machine] + torch.randn(count, 8, generator=generator), machine
 
 
