@@ -201,6 +201,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     add("--task", action="append", default=[], metavar="N", help="only this task; may repeat")
     add("--check", action="append", default=[], metavar="N.N", help="only this check; may repeat")
     add("--failed", action="store_true", help="only what failed last time")
+    add("--failed-first", action="store_true", help="start with the tasks that failed last time")
     add("-x", "--exitfirst", action="store_true", help="stop after an exercise that doesn't pass")
     add("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     add("--no-speed", action="store_true", help="skip the speed checks")
@@ -257,6 +258,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         tasks=tuple(arguments.task),
         checks=tuple(arguments.check),
         only_failed=arguments.failed,
+        failed_first=arguments.failed_first,
         seed=DEFAULT_SEED if arguments.seed is None else arguments.seed,
         device=arguments.device,
         has_speed=not arguments.no_speed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -27,6 +27,7 @@ class Options:
 
     tasks: tuple[str, ...] = ()  # names; only their checks
     checks: tuple[str, ...] = ()  # names; only these
+    first: tuple[str, ...] = ()  # names of tasks; their checks run before the others
     seed: int = DEFAULT_SEED
     device: str = "auto"
     speed: bool = True
@@ -50,7 +51,7 @@ def grade(
         submission: the files as they were read.
         options: which checks, which device, which seed.
         on_start: called once the worker is ready to run checks.
-        on_outcome: called with each outcome as it ends, in the order of the suite.
+        on_outcome: called with each outcome as it ends, in the order in which they run.
         backend: starts the worker.
         on_cpu_seconds: called once with what the checks' processes used.
 
@@ -120,7 +121,7 @@ def grade(
         files=_beside(exercise, submission.files) | submission.files,
         module=module,
         display=file,
-        checks=tuple(by_name),
+        checks=tuple(check.name for check in in_order(checks, options.first)),
         open_tasks=submission.open_tasks,
         modules=_importable(exercise) | dict(options.modules),
         seed=options.seed,
@@ -175,6 +176,21 @@ def select(exercise: Exercise, options: Options) -> tuple[Check, ...]:
     if options.tasks:
         return tuple(check for check in exercise.checks if check.task in options.tasks)
     return exercise.checks
+
+
+def in_order(checks: Sequence[Check], first: Collection[str]) -> list[Check]:
+    """Checks in the order in which they run: some tasks first, and what those stand on before.
+
+    Args:
+        checks: in the order of the suite.
+        first: names of tasks.
+    """
+    task_of = {check.name: check.task for check in checks}
+    early = set(first)
+    for check in reversed(checks):  # a check stands on earlier ones
+        if check.task in early:
+            early |= {task_of[name] for name in check.after if name in task_of}
+    return sorted(checks, key=lambda check: check.task not in early)
 
 
 def suite_digest(exercise: Exercise) -> str:

@@ -63,6 +63,7 @@ class Choice:
     tasks: tuple[str, ...] = ()  # numbers or names
     checks: tuple[str, ...] = ()  # numbers
     only_failed: bool = False
+    failed_first: bool = False  # the tasks with what failed last time before the others
     seed: int = DEFAULT_SEED
     device: str = "auto"
     has_speed: bool = True
@@ -485,6 +486,11 @@ def _provided(desk: Desk, kept: History | None, exercise: Exercise) -> dict[str,
     return found
 
 
+def _failed_tasks(exercise: Exercise, previous: Mapping[str, Status]) -> tuple[str, ...]:
+    names = {name for name, status in previous.items() if status.is_mistake}
+    return tuple(dict.fromkeys(c.task for c in exercise.checks if c.name in names))
+
+
 def _options(exercise: Exercise, choice: Choice, previous: Mapping[str, Status]) -> grading.Options:
     from grader import grading
 
@@ -498,6 +504,7 @@ def _options(exercise: Exercise, choice: Choice, previous: Mapping[str, Status])
     return grading.Options(
         tasks=tuple(selection.task(exercise, word).name for word in choice.tasks),
         checks=tuple(dict.fromkeys(checks)),
+        first=_failed_tasks(exercise, previous) if choice.failed_first else (),
         seed=choice.seed,
         device=choice.device,
         speed=choice.has_speed,

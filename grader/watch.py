@@ -72,7 +72,7 @@ class Watch:
         now = datetime.now().astimezone()
         self.desk.out.write(f"\n{now:%H:%M:%S} {'-' * (self.desk.out.width - 9)}")
         if not self._has_speed:
-            words = ("--no-speed",)
+            words = ("--no-speed", "--failed-first")
         # A process of its own: Ctrl-C reaches it alone, and the server answers it in a moment.
         self._run = subprocess.Popen(
             [sys.executable, "-m", "grader", self.exercise.id, *words, *self.options],

@@ -15,7 +15,9 @@ PATIENCE = 0.2
 """Seconds until a server that says nothing is left alone."""
 
 SENT = ("TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
-_PLAIN = frozenset({"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--json"})
+_PLAIN = frozenset(
+    {"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--failed-first", "--json"}
+)
 _VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color"})
 _PLAIN |= {"--no-record", "--no-report", "-x"}
 
