@@ -56,6 +56,7 @@ class RawRun:
     unloadable: dict[str, Any] | None = None
     loaded: dict[str, Any] | None = None
     cut_short: bool = False  # the limit of the whole run was reached
+    outage: bool = False  # a warm worker has ended under a check, which was then run once more
     cpu_seconds: float = 0.0  # of the processes that served it
 
 
@@ -377,6 +378,12 @@ def _serve(
             deadline = limit = time.monotonic() + GRACE
     if raw.cut_short:
         return bool(ended)
+    is_warm = worker.ready.get("backend", "cold") != "cold"
+    if not whole and not ended and not late and is_warm and not raw.outage:
+        # The server itself has gone: somebody ended it, or the submission did. Run again, the
+        # check says which.
+        raw.outage = True
+        return False
     if not whole:
         death = {
             "late": late,

@@ -211,7 +211,14 @@ def test_only_a_plain_grading_is_asked_of_the_server(argv, can, monkeypatch):
     assert client.can_ask(argv) is False
 
 
-def test_a_folder_of_someone_elses_is_not_used(tmp_path, monkeypatch):
+def test_a_folder_whose_name_is_too_long_for_a_socket_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("long" * 20)))
+
+    assert place.folder() == f"/tmp/torch28-server-{os.getuid()}"
+
+
+def test_a_folder_of_someone_elses_is_not_used(tmp_path_factory, monkeypatch):
+    tmp_path = tmp_path_factory.mktemp("run")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "torch28").mkdir(mode=0o755)
     (tmp_path / "torch28").chmod(0o755)

@@ -43,6 +43,9 @@ def main() -> int:
     if os.fork():
         os._exit(0)  # whoever started this need not wait; the child keeps the lock
     os.setsid()
+    # Before the slow part: a server that is still starting can be ended too.
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
     warm_up()
     from grader import plugin
 
@@ -50,8 +53,6 @@ def main() -> int:
         # A forked child could not use it, and a verdict from the CPU alone would be another one.
         os.close(lock)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "grader.server.spare", root])
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
     return Base(root, stem, lock).serve()
 
 

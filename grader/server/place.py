@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from _socket import socket
 
 
+LONGEST = 56
+"""Bytes that the folder's name may have: a socket's whole path ends at 104 on some systems."""
+
+
 class Unsafe(Exception):
     """The folder for sockets belongs to someone else, or others may write there."""
 
@@ -28,7 +32,9 @@ def folder() -> str:
     """
     parent = os.environ.get("XDG_RUNTIME_DIR")
     user = os.getuid()
-    path = f"{parent}/torch28" if parent else f"/tmp/torch28-server-{user}"
+    path = f"{parent}/torch28"
+    if not parent or len(os.fsencode(path)) > LONGEST:
+        path = f"/tmp/torch28-server-{user}"
     try:
         os.mkdir(path, 0o700)  # noqa: PTH102 (pathlib's import would cost every client)
     except FileExistsError:

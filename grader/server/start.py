@@ -70,7 +70,7 @@ def describe(root: str) -> str:
     pid = pid_of(root)
     if pid is None:
         return "No server runs; the next grade starts one."
-    if not pid:
+    if not pid or not any(map(os.path.exists, (place.socket_of(root), place.spare_of(root)))):
         return "The server is starting."
     import psutil
 

@@ -132,13 +132,15 @@ class ForkWorker(WarmWorker):
 
     def _reach(self, limit: float) -> socket.socket:
         has_asked = False
+        base = os.getppid()
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 connection.connect(self._path)
             except OSError as error:
                 connection.close()
-                if time.monotonic() > limit:
+                # Where the base has gone, nobody will make a zygote any more.
+                if time.monotonic() > limit or os.getppid() != base:
                     raise Unavailable(str(error)) from None
             else:
                 return connection
