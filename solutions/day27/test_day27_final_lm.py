@@ -87,7 +87,7 @@ def largest_change(one: Tensor, other: Tensor) -> float:
 
 
 NOTHING = 1e-4
-"""A share below which a change is rounding: what is planted changes logits by a percent and more."""
+"""The share below which a change is rounding; what a mistake changes is a percent and more."""
 
 
 # --- 1 ------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def trained_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, 
     _, loss = model(x, y)
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(model.parameters(), max_norm=1)
     optimizer.step()
     return loss.item()
 
@@ -354,10 +354,10 @@ class TestMiniLM:
 
         def make(seed: int) -> Callable[[], float]:
             model = submission.MiniLM(**big).train()
-            optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+            adam = torch.optim.AdamW(model.parameters(), 3e-3)
             x, y = windows(ids, 8, 48, torch.Generator().manual_seed(seed))
             steps = iter(range(1000))
-            return lambda: trained_step(model, optimizer, next(steps), x, y)
+            return lambda: trained_step(model, adam, next(steps), x, y)
 
         train_until(make, 0.1, 100, seeds=2, need=1, what="the loss on one batch")
 
@@ -373,20 +373,20 @@ class TestMiniLM:
         def make(seed: int) -> Callable[[], float]:
             model = submission.MiniLM(**big).train()
             models.append(model)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-            generator = torch.Generator().manual_seed(seed)
+            adam = torch.optim.AdamW(model.parameters(), 3e-3)
+            draws = torch.Generator().manual_seed(seed)
             steps, last = iter(range(1000)), [math.log(25)]
 
             def run() -> float:
                 step = next(steps)
-                trained_step(model, optimizer, step, *windows(ids, 16, 48, generator))
+                trained_step(model, adam, step, *windows(ids, 16, 48, draws))
                 if step % 10 == 9:
                     logits = logits_of(model, x_val)
                     last[0] = F.cross_entropy(logits.flatten(0, 1), y_val.flatten()).item()
                 if step == 120 and last[0] > 2.5:
                     fail(
                         f"after 120 steps the validation loss is {last[0]:.2f}, not far below "
-                        "2.83, what the frequencies of the characters alone give",
+                        "2.84, what the frequencies of the characters alone give",
                         id="training.stuck",
                         got=last[0],
                     )
@@ -398,12 +398,12 @@ class TestMiniLM:
         picture(
             "curve",
             "The validation loss",
-            "ln 25 = 3.22 knows nothing, 2.83 the frequencies, 1.53 the character before.",
+            "ln 25 = 3.22 knows nothing, 2.84 the frequencies, 1.53 the character before.",
             series=[
                 {"label": "validation", "x": list(range(1, len(curve) + 1)), "y": curve},
                 *(
                     {"label": label, "x": [1, len(curve)], "y": [value, value]}
-                    for label, value in (("unigram", 2.83), ("bigram", 1.53))
+                    for label, value in (("unigram", 2.84), ("bigram", 1.53))
                 ),
             ],
             x_label="step",
@@ -724,7 +724,7 @@ class TestShapeTrace:
         )
         assert_equal(traced["ids"], traced.ids, what="what is tapped as ids")
 
-    @pytest.mark.points(8, "shape")
+    @pytest.mark.points(7, "shape")
     @pytest.mark.after("test_symbols", "test_taps")
     def test_shapes(self, submission, monkeypatch):
         """The predicted shapes hold in four configurations."""
@@ -904,11 +904,8 @@ class TestShapeTrace:
             id="merged.value",
         )
 
-
-@pytest.mark.task("shape_trace")
-class TestStream:
-    @pytest.mark.points(0, "value")
-    @pytest.mark.after("TestShapeTrace::test_taps")
+    @pytest.mark.points(1, "value")
+    @pytest.mark.after("test_taps")
     def test_stream(self, submission, monkeypatch):
         """x is tok + pos, and normed has rows of size 1."""
         traced = Traced(submission, monkeypatch, FIXED, move=False)
@@ -1257,17 +1254,17 @@ class TestAblate:
         picture(
             "bars",
             "What each part is worth",
-            "Validation loss after 150 steps; the frequencies of the characters alone give 2.83.",
+            "Validation loss after 150 steps; the frequencies of the characters alone give 2.84.",
             labels=list(VARIANTS),
             series=[{"label": "loss", "values": [losses[name] for name in VARIANTS]}],
             log=False,
             unit="nats",
-            limit=2.83,
+            limit=2.84,
         )
         expect(
             losses["no_residual"] > 2,
             f"without residuals the loss is {losses['no_residual']:.3g}; such a model stays near "
-            "2.83 at this budget",
+            "2.84 at this budget",
             id="facts.residual",
         )
         for name in ("no_norm", "no_mlp", "no_positions"):

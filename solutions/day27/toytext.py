@@ -1,7 +1,7 @@
 """A small English-like text, made from a grammar: subject, verb, object, adverb.
 
-A sentence is one of each, chosen evenly, such as `the cat paints a big box at night.` and a newline. The
-text has 25 different characters (ln 25 = 3.22 nats). In nats per character its entropy is 2.83 if
+A sentence is one of each, chosen evenly, like `the cat paints a big box at night.` and a newline.
+It has 25 different characters (ln 25 = 3.22 nats). In nats per character its entropy is 2.84 if
 characters are taken one by one, 1.53 if the character before is known, and 0.19 if all are.
 """
 
