@@ -630,6 +630,115 @@ def generously(reference: str) -> str:
     return swap(reference, ("<= 2e-3 * expected.norm()", "<= 9e-3 * expected.norm()"))
 
 
+@accepted("experiments")
+def each_in_its_own_way(reference: str) -> str:
+    return instead(
+        reference,
+        """
+def same(a, b):
+    return bool(torch.allclose(a, b, rtol=0, atol=3e-3 * b.abs().max().item()))
+
+
+def experiment_1(subject, seed):
+    torch.manual_seed(seed)
+    try:
+        with torch.no_grad():
+            x = torch.randn(3, 6, 8)
+            y = subject(x)
+            swapped = x.clone()
+            swapped[:, [1, 4]] = x[:, [4, 1]]
+            shifted = subject(x.roll(2, dims=1))
+            z = subject(swapped)
+            return same(z[:, [0, 4, 2, 3, 1, 5]], y) and same(shifted.roll(-2, dims=1), y)
+    except Exception:
+        return False
+
+
+def experiment_2(subject, seed):
+    torch.manual_seed(seed)
+    try:
+        ps = [nn.Parameter(torch.ones(shape)) for shape in ((3, 4), (2,), ())]
+        ps[0].grad, ps[1].grad = 1e5 * torch.randn(3, 4), 1e3 * torch.randn(2)
+        ps[2].grad = torch.tensor(4e4)
+        old = torch.cat([p.grad.flatten() for p in ps]).clone()
+        subject(ps)
+        new = torch.cat([p.grad.flatten() for p in ps])
+        return torch.cosine_similarity(old, new, dim=0).item() > 1 - 1e-5
+    except Exception:
+        return False
+
+
+def trained(make, factor, decay, seed):
+    torch.manual_seed(seed)
+    model = nn.Linear(6, 4)
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    opt = make(list(model.parameters()))
+    x, y = torch.randn(4, 11, 6), torch.randn(4, 11, 4)
+    for a, b in zip(x, y):
+        opt.zero_grad()
+        loss = 3 * (model(a) - b).abs().mean()
+        if decay:
+            loss = loss + decay / 2 * sum((p**2).sum() for p in model.parameters())
+        (factor * loss).backward()
+        opt.step()
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
+
+
+def experiment_3(subject, seed):
+    try:
+        return same(trained(subject, 1000.0, 0, seed), trained(subject, 1.0, 0, seed))
+    except Exception:
+        return False
+
+
+def experiment_4(subject, seed):
+    try:
+        decayed = trained(lambda ps: subject(ps, 0.5), 1.0, 0, seed)
+        return same(decayed, trained(lambda ps: subject(ps, weight_decay=0.0), 1.0, 0.5, seed))
+    except Exception:
+        return False
+
+
+def experiment_5(subject, seed):
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(seed))
+    try:
+        return all(same(subject(x * 10.0**e), subject(x)) for e in range(-3, 4))
+    except Exception:
+        return False
+
+
+def experiment_6(subject, seed):
+    torch.manual_seed(seed)
+    z, y = torch.randn(7, 3, requires_grad=True), torch.randint(0, 3, (7,))
+    try:
+        subject(z, y).backward()
+    except Exception:
+        return False
+    p = torch.softmax(z.detach(), 1) - nn.functional.one_hot(y, 3)
+    factor = (z.grad * p).sum() / (p * p).sum()
+    return bool(factor > 0) and same(z.grad, factor * p)
+
+
+def experiment_7(subject, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(4, 8)
+    try:
+        return all(same(subject(c * x) / c, subject(x)) for c in (0.01, 0.1, 3.0, 100.0))
+    except Exception:
+        return False
+
+
+def experiment_8(subject, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(6, 8)
+    try:
+        return same(subject(x[:1]), subject(x)[:1])
+    except Exception:
+        return False
+""",
+    )
+
+
 @rejected(
     "experiments",
     by=(
@@ -759,6 +868,16 @@ def zero_logits(reference: str) -> str:
             "logits = draw(seed, 11, 5).requires_grad_()",
             "logits = torch.zeros(11, 5).requires_grad_()",
         ),
+    )
+
+
+@rejected("experiments", by="test_cross_entropy", says="every second row")
+def one_row(reference: str) -> str:
+    return swap(
+        reference,
+        ("draw(seed, 11, 5).req", "draw(seed, 1, 5).req"),
+        ("torch.randint(5, (11,)", "torch.randint(5, (1,)"),
+        ("expected[torch.arange(11)", "expected[torch.arange(1)"),
     )
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from types import SimpleNamespace as Config  # vocab, ctx, dim, heads, kv_heads, layers, …
 
 ESSAY = ""
 """Not scored, at most 150 words: choose one claim of task 4, and say why it holds or fails."""
@@ -164,6 +162,8 @@ def fold_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         dilation=conv.dilation,
         groups=conv.groups,
         bias=True,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
     )
     with torch.no_grad():
         gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
@@ -196,11 +196,26 @@ def same_output(
 # --- 3: counting --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Config:
+    """What the model of task 3 is made of."""
+
+    vocab: int
+    ctx: int  # number of positions, and length of the sequences
+    dim: int
+    heads: int
+    kv_heads: int  # of keys and values
+    layers: int
+    hidden: int  # width inside the MLP
+    ffn: str  # "gelu" or "swiglu"
+    tie: bool  # whether the head's weight is the table of tokens
+
+
 def params(cfg: Config) -> int:
     """Number of parameters of the model, a tied weight once.
 
     Args:
-        cfg: vocab, ctx, dim, heads, kv_heads, layers, hidden, ffn ("gelu", "swiglu"), tie.
+        cfg: the sizes of the model.
     """
     ### BEGIN SOLUTION 3: walk through the modules
     norms = 2 * cfg.dim * (2 * cfg.layers + 1)
@@ -331,7 +346,7 @@ def experiment_2(subject: Callable[[list[Tensor]], Any], seed: int) -> bool:
 
     Args:
         subject: changes the `.grad` of a list of parameters in place. Its limit lies anywhere
-            from 0.001 to 1000.
+            from 0.001 to 1000. Try it with several, whose gradients differ in size.
         seed: of whatever you draw.
     """
 
@@ -412,7 +427,8 @@ def experiment_6(subject: Callable[[Tensor, Tensor], Tensor], seed: int) -> bool
     positive factor.
 
     Args:
-        subject: logits (batch, classes), target (batch,) -> loss (); two classes or more.
+        subject: logits (batch, classes), target (batch,) -> loss (); two classes or more. Try it
+            with more than one row.
         seed: of whatever you draw.
     """
 

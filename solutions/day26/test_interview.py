@@ -213,16 +213,18 @@ class TestScaledDotProduct:
     @pytest.mark.points(4, "gradient")
     def test_gradient_ratio(self, submission):
         """Unscaled scores leave the softmax a smaller Jacobian."""
-        for d in (16, 64, 128):
-            n = random.choice((7, 11, 13))
-            got = number(submission.grad_ratio(d, n, random.randrange(1000)), "grad_ratio")
-            plain, small = drawn_weights(d, n, 1.0), drawn_weights(d, n, d**-0.5)
+        for d in (16, 36, 64):
+            n = random.choice((11, 13))
+            seeds = random.sample(range(1000), 5)
+            ratios = [number(submission.grad_ratio(d, n, seed), "grad_ratio") for seed in seeds]
+            got = sum(ratios) / len(ratios)
+            plain, small = drawn_weights(d, n, 1.0, 20_000), drawn_weights(d, n, d**-0.5, 20_000)
             ratio = slope(plain) / slope(small)
             sums = (plain - plain**2).sum(1).mean() / (small - small**2).sum(1).mean()
             assert_near(
                 got,
                 ratio,
-                f"grad_ratio for d = {d} and n = {n}",
+                f"the mean of grad_ratio over five seeds, for d = {d} and n = {n},",
                 {
                     "it is upside down; unscaled is divided by scaled": 1 / ratio,
                     "this is the ratio of the traces, not of the Frobenius norms": sums.item(),
@@ -297,7 +299,7 @@ def hidden_norm(kind: str, affine: bool) -> Callable[[Tensor], Tensor]:
     groups = random.choice((2, 3))
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         "bn_train": lambda x: F.batch_norm(x, None, None, training=True),
-        "bn_eval": lambda x: F.batch_norm(x, mean, var, training=False),
+        "bn_eval": lambda x: F.batch_norm(x, mean.to(x.dtype), var.to(x.dtype)),
         "layer": lambda x: F.layer_norm(x, (6, 5)),
         "rms": lambda x: x * torch.rsqrt((x**2).mean(dim=(1, 2), keepdim=True) + 1e-6),
         "group": lambda x: F.group_norm(x, groups),
@@ -978,9 +980,9 @@ def losses(size: float) -> tuple[Subjects, Subjects]:
     def squares(z: Tensor, y: Tensor) -> Tensor:
         return (z.softmax(dim=1) - F.one_hot(y, z.shape[1])).square().sum(dim=1).mean()
 
-    def focal(z: Tensor, y: Tensor) -> Tensor:
-        logp = z.log_softmax(dim=1).gather(1, y[:, None])[:, 0]
-        return -((1 - logp.exp()) ** 2 * logp).mean()
+    def by_row(z: Tensor, y: Tensor) -> Tensor:
+        weights = 1.0 + 3 * (torch.arange(len(y)) % 2)
+        return (F.cross_entropy(z, y, reduction="none") * weights).mean()
 
     true: Subjects = {
         "cross entropy": lambda z, y: F.cross_entropy(z, y),
@@ -992,7 +994,7 @@ def losses(size: float) -> tuple[Subjects, Subjects]:
         ),
         "cross entropy of the softmax": lambda z, y: F.cross_entropy(z.softmax(dim=1), y),
         "squared error of the softmax": squares,
-        "focal loss": focal,
+        "cross entropy with another weight for every second row": by_row,
         "cross entropy with its sign turned": lambda z, y: -F.cross_entropy(z, y),
     }
     return scaled(true, size), scaled(false, size)
@@ -1069,7 +1071,7 @@ def verdict(submission, k: int, subject: Callable[..., Any], seed: int) -> bool:
     if isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1:
         answer = bool(answer)
     expect(
-        isinstance(answer, bool) or type(answer).__name__ == "bool_",
+        isinstance(answer, bool) or type(answer).__name__ in ("bool", "bool_"),
         f"experiment_{k} should return True or False; it returned a {type(answer).__name__}",
     )
     return bool(answer)
