@@ -116,27 +116,25 @@ class PeakMeter(TorchDispatchMode):
         """Run one op and count what it gives birth to."""
         ### BEGIN SOLUTION 3: run, then look at the results
         kwargs = kwargs or {}
-        received = {storage._cdata for storage in self.storages((args, kwargs))}
+
+        def storages(tree: object) -> list[torch.UntypedStorage]:
+            return [t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+        def free(key: int, size: int) -> None:
+            del self.watches[key]
+            self.current -= size
+
+        received = {storage._cdata for storage in storages((args, kwargs))}
         result = func(*args, **kwargs)
-        for storage in self.storages(result):
+        for storage in storages(result):
             key, size = storage._cdata, storage.nbytes()
             if key not in received and key not in self.watches:
-                self.watches[key] = weakref.finalize(storage, self.free, key, size)
+                self.watches[key] = weakref.finalize(storage, free, key, size)
                 self.current += size
         self.peak = max(self.peak, self.current)
         self.timeline.append((str(func), self.current))
         return result
         ### END SOLUTION
-
-    ### BEGIN SOLUTION 3: helpers
-    def free(self, key: int, size: int) -> None:
-        del self.watches[key]
-        self.current -= size
-
-    def storages(self, tree: object) -> list[torch.UntypedStorage]:
-        return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-    ### END SOLUTION
 
 
 class Checkpointed(nn.Module):
@@ -166,19 +164,26 @@ class Checkpointed(nn.Module):
         ### END SOLUTION
 
 
-### BEGIN SOLUTION 4: helpers
 class Rerun(torch.autograd.Function):
+    """What `checkpoint_fn` may put into the graph; yours to change, or to delete."""
+
     @staticmethod
-    def forward(ctx, f, spark, *args):
+    def forward(ctx, f: Callable, *args: object) -> Tensor | tuple[Tensor, ...]:
+        """Called through `Rerun.apply(f, *args)`."""
+        ### BEGIN SOLUTION 4: forward
+        args = args[1:]
         ctx.f = f
         ctx.args = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
         ctx.save_for_backward(*(args[i] for i in ctx.places))
         ctx.random = torch.get_rng_state()
         return f(*args)
+        ### END SOLUTION
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """One gradient, or None, for each argument of `apply`."""
+        ### BEGIN SOLUTION 4: backward
         args = list(ctx.args)
         for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
             args[i] = tensor.detach().requires_grad_(tensor.requires_grad)
@@ -189,9 +194,7 @@ class Rerun(torch.autograd.Function):
         pairs = [(o, g) for o, g in zip(out, grads, strict=True) if o.requires_grad]
         torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
         return None, None, *(arg.grad if isinstance(arg, Tensor) else None for arg in args)
-
-
-### END SOLUTION
+        ### END SOLUTION
 
 
 def checkpoint_fn(f: Callable[..., Tensor | tuple[Tensor, ...]], *args: object) -> object:
@@ -205,7 +208,8 @@ def checkpoint_fn(f: Callable[..., Tensor | tuple[Tensor, ...]], *args: object) 
         What `f(*args)` returns.
     """
     ### BEGIN SOLUTION 4: by hand
-    return Rerun.apply(f, torch.zeros(0, requires_grad=True), *args)
+    spark = torch.zeros(0, requires_grad=True)  # makes the result require grad
+    return Rerun.apply(f, spark, *args)
     ### END SOLUTION
 
 

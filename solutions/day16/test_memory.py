@@ -118,8 +118,8 @@ class TestModelBytes:
         model = stack(2, 3)
         for attribute, spare in (("data", 5), ("grad", 7)):
             flat = randn(9 + spare)
-            model[0].weight.__setattr__(attribute, flat[:6].view(3, 2))
-            model[0].bias.__setattr__(attribute, flat[6:9])
+            setattr(model[0].weight, attribute, flat[:6].view(3, 2))
+            setattr(model[0].bias, attribute, flat[6:9])
         got = submission.model_bytes(model, torch.optim.SGD(model.parameters(), lr=0.1))
         for key, numbers in (("parameters", 14), ("gradients", 16)):
             same_bytes(
@@ -451,6 +451,11 @@ class TestPeakMeter:
                 held, peak = meter.current, meter.peak
                 del y
                 end, peak_at_end = meter.current, meter.peak
+                heights = []
+                for _ in range(29):
+                    t = x.tan()
+                    heights.append(meter.current)
+                    del t
                 z = x.cos()
             inside = meter.current
             del z
@@ -466,6 +471,15 @@ class TestPeakMeter:
             never = {"y is dead, and still counts": size}
             same_bytes(end, 0, f"{what}: current after `del y`", never)
             same_bytes(peak_at_end, 2 * size, f"{what}: peak after `del y`")
+            low, high = min(heights), max(heights)
+            expect(
+                low == high == size,
+                f"29 tensors of {n} numbers, one after the other: current is {low} to {high} while "
+                f"one of them lives; expected {size}. A new storage may have the address of a "
+                "dead one",
+                expected=size,
+                got=low if low != size else high,
+            )
             same_bytes(inside, size, f"{what}, del y, z = x.cos(): current")
             same_bytes(outside, 0, f"{what}: current when z has died after the block", never)
 
@@ -1024,12 +1038,12 @@ class TestCheckpointSegments:
             gc.collect()
             alive = gauge.current
         random_state = torch.get_rng_state().numel()
-        most = 89 * 31 * FLOAT + random_state + 1000
+        most = 89 * 31 * FLOAT + 2 * random_state + 1000
         measured(f"{alive} bytes")
         expect(
             alive <= most,
             f"after forward {alive} bytes are alive; expected at most {most}: the result "
-            f"({89 * 31 * FLOAT}), a random state ({random_state}) and 1000 to spare. What f "
+            f"({89 * 31 * FLOAT}), a random state ({random_state}) and some to spare. What f "
             "computes on the way must die",
             expected=most,
             got=alive,
