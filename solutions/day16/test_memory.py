@@ -183,6 +183,7 @@ class TestModelBytes:
     def test_optimizer(self, submission):
         """The optimizer's state counts after the first step, counters too."""
         size = numbers_of(3, 5, 2) * FLOAT
+        rows: dict[str, dict[str, int]] = {}
         for name, make, after in (
             ("SGD", functools.partial(torch.optim.SGD, lr=0.1), 0),
             ("SGD with momentum", functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), size),
@@ -194,8 +195,9 @@ class TestModelBytes:
             same_bytes(before, 0, f"optimizer {name} before its first step")
             one_backward(model, 7, 3)
             opt.step()
+            rows[name] = submission.model_bytes(model, opt)
             same_bytes(
-                submission.model_bytes(model, opt)["optimizer"],
+                rows[name]["optimizer"],
                 after,
                 f"optimizer {name} after one step",
                 {
@@ -204,6 +206,20 @@ class TestModelBytes:
                     "the state of the first parameter alone was counted": 2 * 60 + FLOAT,
                 },
             )
+        picture(
+            "bars",
+            "Bytes after one step, before any activation",
+            f"Parameters have {size} bytes and gradients as many. SGD keeps nothing, momentum as "
+            "much again, Adam twice as much and its step counters.",
+            labels=list(rows),
+            series=[
+                {"label": key, "values": [row[key] for row in rows.values()]}
+                for key in ("parameters", "gradients", "optimizer")
+            ],
+            log=False,
+            unit="bytes",
+            limit=None,
+        )
 
 
 # --- 2 ------------------------------------------------------------------------------------------
