@@ -67,13 +67,12 @@ def with_numpy(reference: str) -> str:
     return instead(
         reference,
         """
-def both_weights(d, n, seed):
+def vectors(d, n, seed):
     import numpy
 
     rng = numpy.random.default_rng(seed)
     q, k = rng.standard_normal((1000, d)), rng.standard_normal((1000, n, d))
-    scores = torch.from_numpy((k * q[:, None]).sum(-1))
-    return scores.softmax(1), (scores * d**-0.5).softmax(1)
+    return torch.from_numpy(q), torch.from_numpy(k)
 """,
     )
 
@@ -150,8 +149,7 @@ def ignores_the_seed(reference: str) -> str:
 def softmax_over_the_queries(reference: str) -> str:
     return swap(
         reference,
-        ("return scores.softmax(dim=-1), (", "return scores.softmax(dim=0), ("),
-        ("math.sqrt(d)).softmax(dim=-1)", "math.sqrt(d)).softmax(dim=0)"),
+        ("each.softmax(dim=-1)", "each.softmax(dim=0)"),
     )
 
 
@@ -162,12 +160,12 @@ def scaled_first(reference: str) -> str:
 
 @rejected("scaled_dot_product", by="test_saturation", says="not by its root")
 def divides_by_d(reference: str) -> str:
-    return swap(reference, ("(scores / math.sqrt(d))", "(scores / d)"))
+    return swap(reference, ("scores / math.sqrt(d)", "scores / d"))
 
 
 @rejected("scaled_dot_product", by="test_saturation", says="mean weight")
 def mean_weight(reference: str) -> str:
-    return swap(reference, ("weights.amax(dim=-1).mean()", "weights.mean()"))
+    return swap(reference, (".softmax(dim=-1).amax(dim=-1)", ".softmax(dim=-1)"))
 
 
 @rejected("scaled_dot_product", by="test_gradient_ratio", says="upside down")
@@ -530,8 +528,8 @@ def no_head(reference: str) -> str:
     return swap(
         reference,
         (
-            " + cfg.vocab * cfg.dim\n    in_attention",
-            "\n    in_attention",
+            "(norms + looked_up)\n",
+            "(norms + looked_up + cfg.vocab)\n",
         ),
     )
 
@@ -613,7 +611,7 @@ def six_n(cfg, tokens, options):
 @rejected("counting", by="test_six_n", says="LayerNorms have parameters")
 def nothing_too_much(reference: str) -> str:
     return swap(
-        reference, ("too_much = 6.0 * tokens * (params(cfg) - in_weights)", "too_much = 0.0")
+        reference, ("nearest(options, (too_much, left_out))", "nearest(options, (0.0, left_out))")
     )
 
 
@@ -835,19 +833,20 @@ def direction_without_sign(reference: str) -> str:
 
 @rejected("experiments", by="test_loss_scale", says="the claim fails")
 def equal_scales(reference: str) -> str:
-    return swap(reference, ("lambda w, g: 1000 * g", "lambda w, g: 1.001 * g"))
+    return swap(reference, ("change(1000.0)", "change(1.001)"))
 
 
 @rejected("experiments", by="test_weight_decay", says="bypasses the momentum")
 def one_step(reference: str) -> str:
     return swap(
-        reference, ("start, *drawn = draw(seed, 6, 11)", "start, *drawn = draw(seed, 2, 11)")
+        reference,
+        ("start, *gradients = draw(seed, 6, 11)", "start, *gradients = draw(seed, 2, 11)"),
     )
 
 
 @rejected("experiments", by="test_weight_decay", says="the claim holds")
 def factor_of_two(reference: str) -> str:
-    return swap(reference, ("g + 0.5 * w", "g + 0.25 * w"))
+    return swap(reference, ("change(0.0, 0.5)", "change(0.0, 0.25)"))
 
 
 @rejected("experiments", by="test_input_scale", says="the claim fails")

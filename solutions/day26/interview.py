@@ -30,6 +30,13 @@ def q_scale(d: int, sigma_q: float, sigma_k: float, rho: float) -> float:
     ### END SOLUTION
 
 
+def vectors(d: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Queries (1000, d) and their keys (1000, n, d), all entries from N(0, 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randn(1000, d, generator=generator)
+    return queries, torch.randn(1000, n, d, generator=generator)
+
+
 def saturation(d: int, n: int, seed: int) -> tuple[float, float]:
     """Mean largest softmax weight, of (unscaled scores, scores divided by sqrt(d)).
 
@@ -39,7 +46,10 @@ def saturation(d: int, n: int, seed: int) -> tuple[float, float]:
         seed: of the draw.
     """
     ### BEGIN SOLUTION 1: both means
-    plain, scaled = (weights.amax(dim=-1).mean().item() for weights in both_weights(d, n, seed))
+    queries, keys = vectors(d, n, seed)
+    scores = (keys @ queries[..., None])[..., 0]
+    both = (scores, scores / math.sqrt(d))
+    plain, scaled = (each.softmax(dim=-1).amax(dim=-1).mean().item() for each in both)
     return plain, scaled
     ### END SOLUTION
 
@@ -51,25 +61,23 @@ def grad_ratio(d: int, n: int, seed: int) -> float:
         d, n, seed: as for `saturation`, and the same draw.
     """
     ### BEGIN SOLUTION 1: the norms and their ratio
+    queries, keys = vectors(d, n, seed)
     norms = []
-    for weights in both_weights(d, n, seed):
+    for q in (queries, queries / math.sqrt(d)):
+        weights = torch.einsum("qd,qnd->qn", q, keys).softmax(dim=1)
         jacobian = torch.diag_embed(weights) - weights[:, :, None] * weights[:, None, :]
         norms.append(jacobian.flatten(1).norm(dim=1).mean().item())
     return norms[0] / norms[1]
     ### END SOLUTION
 
 
-### BEGIN SOLUTION 1: the draw that both share
-def both_weights(d: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Softmax weights (1000, n) of unscaled and of scaled scores."""
-    generator = torch.Generator().manual_seed(seed)
-    queries = torch.randn(1000, d, 1, generator=generator)
-    keys = torch.randn(1000, n, d, generator=generator)
-    scores = (keys @ queries)[..., 0]
-    return scores.softmax(dim=-1), (scores / math.sqrt(d)).softmax(dim=-1)
-
-
-### END SOLUTION
+def nearest(options: list[tuple[float, ...]], values: tuple[float, ...]) -> int:
+    """Index of the option that has these values, but for rounding; ValueError if none has."""
+    right = [
+        all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(o, values, strict=True))
+        for o in options
+    ]
+    return right.index(True)
 
 
 def if_d_grows(factor: int, options: list[tuple[float, float, float]]) -> int:
@@ -99,19 +107,6 @@ def divided_by_d(d: int, n: int, options: list[tuple[float, float]]) -> int:
     ### END SOLUTION
 
 
-### BEGIN SOLUTION 1: finding an option
-def nearest(options: list[tuple[float, ...]], values: tuple[float, ...]) -> int:
-    """Index of the option that has these values."""
-    right = [
-        all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(o, values, strict=True))
-        for o in options
-    ]
-    return right.index(True)
-
-
-### END SOLUTION
-
-
 # --- 2: normalisation ---------------------------------------------------------------------------
 
 
@@ -124,7 +119,7 @@ def which_norm(f: Callable[[Tensor], Tensor]) -> str:
     Returns:
         "bn_train", "bn_eval", "layer", "rms", "group", "instance", "l2" or "none".
     """
-    ### BEGIN SOLUTION 2: poke one element and watch
+    ### BEGIN SOLUTION 2: the name
     x = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
     poked = x.clone()
     poked[0, 0, 0] += 2.0
@@ -152,7 +147,7 @@ def fold_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
         conv: with or without bias; stays as it is.
         bn: with gain, bias and running statistics; stays as it is.
     """
-    ### BEGIN SOLUTION 2: one convolution for both
+    ### BEGIN SOLUTION 2: the new convolution
     folded = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -186,7 +181,7 @@ def same_output(
             train mode, InstanceNorm; without gain and bias.
         shape: (batch, channels, length) of the input; length is at least 5.
     """
-    ### BEGIN SOLUTION 2: an input that suits both
+    ### BEGIN SOLUTION 2: the input
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     centred = x - x.mean(dim=2, keepdim=True)
     return centred / centred.square().mean(dim=2, keepdim=True).sqrt()
@@ -217,11 +212,14 @@ def params(cfg: Config) -> int:
     Args:
         cfg: the sizes of the model.
     """
-    ### BEGIN SOLUTION 3: walk through the modules
+    ### BEGIN SOLUTION 3: the parameters
+    kv_width = cfg.dim // cfg.heads * cfg.kv_heads
+    attention = 2 * cfg.dim * cfg.dim + 2 * cfg.dim * kv_width
+    mlp = (3 if cfg.ffn == "swiglu" else 2) * cfg.dim * cfg.hidden
     norms = 2 * cfg.dim * (2 * cfg.layers + 1)
     tables = (cfg.vocab + cfg.ctx) * cfg.dim
     head = 0 if cfg.tie else cfg.vocab * cfg.dim
-    return cfg.layers * linear_in_block(cfg) + norms + tables + head
+    return cfg.layers * (attention + mlp) + norms + tables + head
     ### END SOLUTION
 
 
@@ -232,8 +230,10 @@ def train_flops(cfg: Config, tokens: int) -> float:
         cfg: as for `params`.
         tokens: number of tokens, in sequences of length cfg.ctx.
     """
-    ### BEGIN SOLUTION 3: multiply-adds of a token, then everything else
-    in_weights = cfg.layers * linear_in_block(cfg) + cfg.vocab * cfg.dim
+    ### BEGIN SOLUTION 3: the operations
+    norms = 4 * cfg.layers + 2
+    looked_up = cfg.ctx if cfg.tie else cfg.ctx + cfg.vocab
+    in_weights = params(cfg) - cfg.dim * (norms + looked_up)
     in_attention = cfg.layers * 2 * cfg.ctx * cfg.dim
     return 6.0 * tokens * (in_weights + in_attention)
     ### END SOLUTION
@@ -247,7 +247,7 @@ def kv_cache_bytes(cfg: Config, batch: int, seq: int, dtype: torch.dtype) -> int
         batch, seq: cached sequences, and tokens of each.
         dtype: of the cache.
     """
-    ### BEGIN SOLUTION 3: keys and values
+    ### BEGIN SOLUTION 3: the bytes
     width = cfg.kv_heads * (cfg.dim // cfg.heads)
     return 2 * cfg.layers * batch * seq * width * dtype.itemsize
     ### END SOLUTION
@@ -263,30 +263,24 @@ def six_n(cfg: Config, tokens: int, options: list[tuple[float, float]]) -> int:
             leaves out, for matmuls without parameters), in floating point operations.
     """
     ### BEGIN SOLUTION 3: the choice
-    in_weights = cfg.layers * linear_in_block(cfg) + cfg.vocab * cfg.dim
-    too_much = 6.0 * tokens * (params(cfg) - in_weights)
-    return nearest(options, (too_much, train_flops(cfg, tokens) - 6.0 * tokens * in_weights))
+    left_out = 12.0 * cfg.layers * cfg.ctx * cfg.dim * tokens
+    too_much = 6.0 * params(cfg) * tokens + left_out - train_flops(cfg, tokens)
+    return nearest(options, (too_much, left_out))
     ### END SOLUTION
-
-
-### BEGIN SOLUTION 3: what they share
-def linear_in_block(cfg: Config) -> int:
-    """Weights of the Linear layers of one block."""
-    kv_width = cfg.dim // cfg.heads * cfg.kv_heads
-    attention = 2 * cfg.dim * cfg.dim + 2 * cfg.dim * kv_width
-    return attention + (3 if cfg.ffn == "swiglu" else 2) * cfg.dim * cfg.hidden
-
-
-### END SOLUTION
 
 
 # --- 4: prove or refute -------------------------------------------------------------------------
 
 
-### BEGIN SOLUTION 4: what the experiments share
 def agree(got: Tensor, expected: Tensor) -> bool:
-    """Whether two results are the same, measured by the size of the result."""
+    """Whether two results of one shape are the same; for all your experiments.
+
+    Args:
+        got, expected: of any size, such as 0.001 or 1000; nan agrees with nothing.
+    """
+    ### BEGIN SOLUTION 4: the comparison
     return bool((got - expected).norm() <= 2e-3 * expected.norm())
+    ### END SOLUTION
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -302,22 +296,6 @@ def attempt(test: Callable[[], bool]) -> bool:
         return False
 
 
-def walk(
-    build: Callable[[list[Tensor]], Any], gradient: Callable[[Tensor, Tensor], Tensor], seed: int
-) -> Tensor:
-    """How far (11,) weights have moved after five steps; `gradient(weights, drawn)`."""
-    start, *drawn = draw(seed, 6, 11)
-    w = nn.Parameter(start.clone())
-    optimizer = build([w])
-    for each in drawn:
-        w.grad = gradient(w.detach(), each)
-        optimizer.step()
-    return w.detach() - start
-
-
-### END SOLUTION
-
-
 def experiment_1(subject: Callable[[Tensor], Tensor], seed: int) -> bool:
     """Attention without positions is permutation equivariant.
 
@@ -328,7 +306,7 @@ def experiment_1(subject: Callable[[Tensor], Tensor], seed: int) -> bool:
         seed: of whatever you draw.
     """
 
-    ### BEGIN SOLUTION 4: permute
+    ### BEGIN SOLUTION 4: experiment 1
     def test() -> bool:
         x = draw(seed, 2, 7, 8)
         generator = torch.Generator().manual_seed(seed)
@@ -350,7 +328,7 @@ def experiment_2(subject: Callable[[list[Tensor]], Any], seed: int) -> bool:
         seed: of whatever you draw.
     """
 
-    ### BEGIN SOLUTION 4: clip
+    ### BEGIN SOLUTION 4: experiment 2
     def test() -> bool:
         parameters = [nn.Parameter(torch.zeros(n)) for n in (3, 5, 7)]
         for i, p in enumerate(parameters):
@@ -374,12 +352,18 @@ def experiment_3(subject: Callable[[list[Tensor]], Any], seed: int) -> bool:
             learning rate is 0.01 to 1. Try it with weights and gradients of about 1.
         seed: of whatever you draw.
     """
-    ### BEGIN SOLUTION 4: scale the gradients
-    return attempt(
-        lambda: agree(
-            walk(subject, lambda w, g: 1000 * g, seed), walk(subject, lambda w, g: g.clone(), seed)
-        )
-    )
+
+    ### BEGIN SOLUTION 4: experiment 3
+    def change(factor: float) -> Tensor:
+        start, *gradients = draw(seed, 6, 11)
+        w = nn.Parameter(start.clone())
+        optimizer = subject([w])
+        for gradient in gradients:
+            w.grad = factor * gradient
+            optimizer.step()
+        return w.detach() - start
+
+    return attempt(lambda: agree(change(1000.0), change(1.0)))
     ### END SOLUTION
 
 
@@ -395,13 +379,18 @@ def experiment_4(subject: Callable[[list[Tensor], float], Any], seed: int) -> bo
             about 1, and more than one step.
         seed: of whatever you draw.
     """
-    ### BEGIN SOLUTION 4: both ways
-    return attempt(
-        lambda: agree(
-            walk(lambda ps: subject(ps, 0.5), lambda w, g: g.clone(), seed),
-            walk(lambda ps: subject(ps, 0.0), lambda w, g: g + 0.5 * w, seed),
-        )
-    )
+
+    ### BEGIN SOLUTION 4: experiment 4
+    def change(weight_decay: float, penalty: float) -> Tensor:
+        start, *gradients = draw(seed, 6, 11)
+        w = nn.Parameter(start.clone())
+        optimizer = subject([w], weight_decay)
+        for gradient in gradients:
+            w.grad = gradient + penalty * w.detach()
+            optimizer.step()
+        return w.detach() - start
+
+    return attempt(lambda: agree(change(0.5, 0.0), change(0.0, 0.5)))
     ### END SOLUTION
 
 
@@ -414,7 +403,7 @@ def experiment_5(subject: Callable[[Tensor], Tensor], seed: int) -> bool:
         subject: (batch, 8) -> (batch, 8).
         seed: of whatever you draw.
     """
-    ### BEGIN SOLUTION 4: small and large
+    ### BEGIN SOLUTION 4: experiment 5
     x = draw(seed, 5, 8)
     return attempt(lambda: all(agree(subject(c * x), subject(x)) for c in (1e-3, 1e3)))
     ### END SOLUTION
@@ -432,7 +421,7 @@ def experiment_6(subject: Callable[[Tensor, Tensor], Tensor], seed: int) -> bool
         seed: of whatever you draw.
     """
 
-    ### BEGIN SOLUTION 4: both directions
+    ### BEGIN SOLUTION 4: experiment 6
     def test() -> bool:
         logits = draw(seed, 11, 5).requires_grad_()
         generator = torch.Generator().manual_seed(seed)
@@ -455,7 +444,7 @@ def experiment_7(subject: Callable[[Tensor], Tensor], seed: int) -> bool:
         subject: (batch, 8) -> (batch, 3).
         seed: of whatever you draw.
     """
-    ### BEGIN SOLUTION 4: small and large
+    ### BEGIN SOLUTION 4: experiment 7
     x = draw(seed, 5, 8)
     return attempt(lambda: all(agree(subject(c * x), c * subject(x)) for c in (0.01, 0.5, 100.0)))
     ### END SOLUTION
@@ -470,7 +459,7 @@ def experiment_8(subject: Callable[[Tensor], Tensor], seed: int) -> bool:
         subject: (batch, 8) -> (batch, 8), in train mode.
         seed: of whatever you draw.
     """
-    ### BEGIN SOLUTION 4: alone and together
+    ### BEGIN SOLUTION 4: experiment 8
     x = draw(seed, 5, 8)
     return attempt(lambda: agree(torch.cat([subject(row) for row in x.split(1)]), subject(x)))
     ### END SOLUTION
