@@ -129,6 +129,22 @@ class SinusoidsAndDefaultLayers(nn.Module):
         return out
 
 
+@accepted("MiniLM")
+def layers_as_torch_starts_them(reference: str) -> str:
+    return reference.replace("        self.head.weight = self.tok.weight\n", "").replace(
+        "isinstance(module, nn.Linear | nn.Embedding)", "module is self.head"
+    )
+
+
+@accepted("MiniLM")
+def in_eval_mode_and_back(reference: str) -> str:
+    return reference.replace(
+        "        with torch.no_grad():\n            for _ in range(n):",
+        "        was_training = self.training\n        self.eval()\n"
+        "        with torch.no_grad():\n            for _ in range(n):",
+    ).replace("        return ids\n", "        self.train(was_training)\n        return ids\n")
+
+
 @rejected("MiniLM", by="test_positions", says="bag of words")
 def bag_of_words(reference: str) -> str:
     return reference.replace(
@@ -199,14 +215,6 @@ class ReadyMade(nn.Module):
 @rejected("MiniLM", by=("test_overfits", "test_trains"), says="0.1")
 def no_residual(reference: str) -> str:
     return reference.replace("self.residual = residual", "self.residual = False")
-
-
-@rejected("MiniLM", by="test_trains", says="the validation loss")
-def embeddings_do_not_learn(reference: str) -> str:
-    return reference.replace(
-        "x = x + branch if self.residual else branch\n        return x",
-        "x = x + branch if self.residual else branch\n        return x.detach()",
-    ).replace("self.head.weight = self.tok.weight", "self.head.weight.requires_grad_(False)")
 
 
 @rejected("MiniLM", by="test_init", says="first logits are too")
@@ -300,7 +308,7 @@ def one_token_less(reference: str) -> str:
     return reference.replace("ids[:, -self.ctx :]", "ids[:, -max(1, self.ctx - 1) :]")
 
 
-@rejected("MiniLM", by="test_length", says="150 statements")
+@rejected("MiniLM", by="test_length", says="at most 150")
 def a_long_model(reference: str) -> str:
     lines = "\n".join(f"        self.n{i} = {i}" for i in range(120))
     return reference.replace("        self.ctx = ctx\n", f"        self.ctx = ctx\n{lines}\n")
@@ -668,14 +676,28 @@ def made_up(reference: str) -> str:
     )
 
 
-@rejected("ablate", by="test_facts", says="at this budget", file="ablation.json")
+@rejected("ablate", by="test_facts", says="below it at this budget", file="ablation.json")
 def full_is_worst(reference: str) -> str:
     return reference.replace('"full": 0', '"full": 1')
 
 
 @rejected("ablate", by="test_facts", says="without residuals", file="ablation.json")
 def residuals_do_not_matter(reference: str) -> str:
-    return reference.replace('"no_residual": 2', '"no_residual": 1')
+    return reference.replace('"no_residual": 2', '"no_residual": 0')
+
+
+@rejected("ablate", by="test_facts", says="full model is better", file="ablation.json")
+def better_without_an_mlp(reference: str) -> str:
+    return reference.replace('"no_mlp": 1', '"no_mlp": 0')
+
+
+@rejected("ablate", by="test_no_positions", says="still knows places")
+def scaled_positions_stay(reference: str) -> str:
+    return reference.replace(
+        "        self.pos = nn.Embedding(ctx, dim) if positions else None\n",
+        "        self.pos = nn.Embedding(ctx, dim)\n"
+        "        if not positions:\n            self.pos.weight.requires_grad_(False)\n",
+    )
 
 
 @rejected("ablate", by="test_table", says="no loss of one_head", file="ablation.json")
