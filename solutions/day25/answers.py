@@ -877,8 +877,8 @@ def not_after_the_last(reference: str) -> str:
 @rejected("train_lm", by="test_modes", says="before, and is not now")
 def leaves_training_mode(reference: str) -> str:
     return reference.replace(
-        "    for module, mode in modes.items():\n        module.training = mode\n    return history",
-        "    model.train()\n    return history",
+        "    for module, mode in modes.items():\n        module.training = mode\n    return h",
+        "    model.train()\n    return h",
     )
 
 
@@ -1028,9 +1028,8 @@ def scores_of_the_token_before(reference: str) -> str:
 def limit_of_the_batch(reference: str) -> str:
     return reference.replace(
         "logits < logits.topk(top_k).values[:, -1:]",
-        "(logits < logits.topk(top_k).values[:, -1:].max()) "
-        "& (logits < logits.max(-1, keepdim=True).values)",
-    ).replace("top_k < logits.shape[-1]", "top_k == 2")
+        "logits < logits.topk(top_k).values.min()",
+    )
 
 
 @rejected("generate", by="test_top_k", says="nothing is cut off")
@@ -1053,12 +1052,13 @@ def top_k_beyond_the_vocabulary(reference: str) -> str:
 @rejected("generate", by="test_cache")
 def cache_kept_between_calls(reference: str) -> str:
     return reference.replace(
-        "    caches: list[Cache] | None = None\n    modes",
-        "    caches = vars(model).setdefault('_kept', [Cache() for _ in getattr(model, 'blocks', ())])\n"
-        "    caches = caches if caches and caches[0].length else None\n    modes",
+        "    store: list[Cache] | None = None\n    modes",
+        "    blocks = getattr(model, 'blocks', ())\n"
+        "    store = vars(model).setdefault('_kept', [Cache() for _ in blocks])\n"
+        "    store = store if store and store[0].length else None\n    modes",
     ).replace(
-        "caches = caches or [Cache() for _ in model.blocks]",
-        "caches = caches or vars(model)['_kept']",
+        "store = store or [Cache() for _ in model.blocks]",
+        "store = store or vars(model)['_kept']",
     )
 
 
@@ -1078,9 +1078,9 @@ def no_cache_at_all(reference: str) -> str:
 @rejected("generate", by="test_long_texts", says="positions begin at 0 again")
 def slides_the_cache(reference: str) -> str:
     changed = reference.replace("if cache and ids.shape[1] <= ctx:", "if cache:").replace(
-        "seen = ids if caches is None else ids[:, -1:]",
-        "seen = ids[:, -ctx:] if caches is None else ids[:, -1:]\n"
-        "                    for c in caches or ():\n"
+        "seen = ids if store is None else ids[:, -1:]",
+        "seen = ids[:, -ctx:] if store is None else ids[:, -1:]\n"
+        "                    for c in store or ():\n"
         "                        if c.length >= ctx:\n"
         "                            c.keys, c.values = c.keys[:, :, 1 - ctx :], "
         "c.values[:, :, 1 - ctx :]",
@@ -1129,6 +1129,17 @@ def top_p_before_the_temperature(reference: str) -> str:
     return reference.replace(
         "            weights = ordered.softmax(-1)",
         "            weights = (ordered * temperature).softmax(-1)",
+    )
+
+
+@rejected("generate", by="test_top_p", says="what top_k leaves")
+def top_p_before_top_k(reference: str) -> str:
+    first, rest = reference.split("        if top_k is not None and", 1)
+    middle, last = rest.split("        if top_p is not None and", 1)
+    cut, end = last.split("        return torch.multinomial", 1)
+    return (
+        f"{first}        if top_p is not None and{cut}        if top_k is not None and{middle}"
+        f"        return torch.multinomial{end}"
     )
 
 
@@ -1193,8 +1204,8 @@ def with_gradients(reference: str) -> str:
 @rejected("generate", by="test_modes", says="another mode")
 def ends_in_training_mode(reference: str) -> str:
     return reference.replace(
-        "    finally:\n        for module, mode in modes.items():\n            module.training = mode",
-        "    finally:\n        model.train()",
+        "    finally:\n        for module, mode in modes.items():\n            module.training =",
+        "    finally:\n        model.train()\n        for module, mode in ():\n            mode =",
     )
 
 
@@ -1216,7 +1227,5 @@ def positions_count_pads(reference: str) -> str:
 @rejected("generate", by="test_left_padding", says="with cache=True")
 def pads_forgotten_later(reference: str) -> str:
     return reference.replace(
-        "                if keep is not None:\n                    keep = F.pad(keep, (0, 1), value=True)",
-        "                if keep is not None:\n"
-        "                    keep = torch.ones_like(ids, dtype=torch.bool)",
+        "keep = F.pad(keep, (0, 1), value=True)", "keep = torch.ones_like(ids, dtype=torch.bool)"
     )
