@@ -308,6 +308,29 @@ def one_token_less(reference: str) -> str:
     return reference.replace("ids[:, -self.ctx :]", "ids[:, -max(1, self.ctx - 1) :]")
 
 
+@rejected("MiniLM", by=("test_batch", "test_causal"), says="examples are mixed")
+def split_without_moving_axes(reference: str) -> str:
+    return reference.replace(
+        "self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)",
+        "self.qkv(x).reshape(3, x.shape[0], self.heads, x.shape[1], -1)",
+    )
+
+
+@rejected("MiniLM", by="test_causal", says="the future leaks")
+def mask_the_wrong_way_round(reference: str) -> str:
+    return reference.replace(".triu(1)", ".tril(-1)")
+
+
+@rejected("MiniLM", by="test_init", says="first logits are too")
+def the_scale_of_the_tied_head(reference: str) -> str:
+    return reference.replace("std=0.02", "std=0.2")
+
+
+@rejected("MiniLM", by="test_device", says="device")
+def mask_on_the_cpu(reference: str) -> str:
+    return reference.replace("dtype=torch.bool, device=x.device", "dtype=torch.bool")
+
+
 @rejected("MiniLM", by="test_length", says="at most 150")
 def a_long_model(reference: str) -> str:
     lines = "\n".join(f"        self.n{i} = {i}" for i in range(120))
@@ -378,6 +401,40 @@ def other_words_for_the_same(reference: str) -> str:
         )
         .replace('Row("grad tok.weight"', 'Row("grad head.weight"')
     )
+
+
+@accepted("shape_trace")
+def queries_are_scaled(reference: str) -> str:
+    return reference.replace('tap("q", parts[0])', 'tap("q", parts[0] * self.factor)').replace(
+        "k.transpose(-2, -1) * self.factor", "k.transpose(-2, -1)"
+    )
+
+
+@accepted("shape_trace")
+def scales_both_and_a_norm_by_hand(reference: str) -> str:
+    return (
+        reference.replace('tap("q", parts[0])', 'tap("q", parts[0]) * self.factor')
+        .replace("k.transpose(-2, -1) * self.factor", "k.transpose(-2, -1)")
+        .replace(
+            'tap("normed", self.norm1(x))',
+            'tap("normed", x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt())',
+        )
+    )
+
+
+@rejected("shape_trace", by="test_weights", says="before the scale")
+def scores_before_the_scale(reference: str) -> str:
+    return reference.replace(
+        "scores = (q @ k.transpose(-2, -1) * self.factor).masked_fill(future, -math.inf)\n"
+        '        weights = tap("weights", tap("scores", scores).softmax',
+        'scores = tap("scores", (q @ k.transpose(-2, -1)).masked_fill(future, -math.inf))\n'
+        '        weights = tap("weights", (scores * self.factor).softmax',
+    )
+
+
+@rejected("shape_trace", by="test_scores", says="are not q·k")
+def keys_of_another_head(reference: str) -> str:
+    return reference.replace('tap("k", parts[1])', 'tap("k", parts[1].flip(1)).flip(1)')
 
 
 @rejected("shape_trace", by="test_symbols", says="one configuration only")
@@ -548,6 +605,35 @@ def by_layer(cfg):
     return {"params": params, "saved": saved, "flops": flops}
 
 
+@accepted("explain_numbers")
+def without_a_tie(reference: str) -> str:
+    return reference.replace("        self.head.weight = self.tok.weight\n", "").replace(
+        '"head": 0,', '"head": cfg.vocab * dim,'
+    )
+
+
+@accepted("explain_numbers")
+def another_model(reference: str) -> str:
+    return (
+        reference.replace("4 * dim", "2 * dim")
+        .replace("cfg.ctx, 4 * cfg.dim", "cfg.ctx, 2 * cfg.dim")
+        .replace("F.gelu(", "F.relu(")
+        .replace("tokens * (dim + 2 * wide)", "tokens * (dim + wide)")
+        .replace("layers * 2 * dim * dim", "layers * 4 * dim * dim")
+    )
+
+
+@rejected("explain_numbers", by="test_flops", says="forward pass")
+def backward_too(reference: str) -> str:
+    return (
+        reference.replace("8 * tokens * dim * dim + 4 *", "24 * tokens * dim * dim + 12 *")
+        .replace(
+            '"ffn": layers * 4 * tokens * dim * wide', '"ffn": layers * 12 * tokens * dim * wide'
+        )
+        .replace('"head": 2 * tokens * dim * cfg.vocab', '"head": 6 * tokens * dim * cfg.vocab')
+    )
+
+
 @rejected("explain_numbers", by="test_saved", says="attention weights")
 def without_the_square(reference: str) -> str:
     return reference.replace("(4 * (5 * tokens * dim + pairs) + seq * seq)", "4 * 5 * tokens * dim")
@@ -666,6 +752,28 @@ def batches_drawn_beforehand(reference: str) -> str:
         return sum(losses) / len(losses)
 """.replace("\n    ", "\n"),
     )
+
+
+@accepted("ablate")
+def in_a_loop(reference: str) -> str:
+    return reference.replace(
+        "    return {name: train_variant(name, seed) for name in VARIANTS}\n",
+        "    table = dict.fromkeys(VARIANTS, 0.0)\n    for variant in reversed(table):\n"
+        "        table[variant] = train_variant(seed=seed, name=variant)\n    return table\n",
+    )
+
+
+@rejected("ablate", by="test_ablate", says="luck")
+def a_seed_for_each(reference: str) -> str:
+    return reference.replace(
+        "{name: train_variant(name, seed) for name in VARIANTS}",
+        "{name: train_variant(name, seed + i) for i, name in enumerate(VARIANTS)}",
+    )
+
+
+@rejected("ablate", by="test_ablate", says="once for each")
+def without_the_full_model(reference: str) -> str:
+    return reference.replace("for name in VARIANTS}", "for name in VARIANTS if name != 'full'}")
 
 
 @rejected("ablate", by="test_rows", says="10 %", file="ablation.json")
