@@ -28,6 +28,7 @@ from grader.testing import (
     fail,
     forbid,
     measured,
+    names_used,
     picture,
     randn,
     spy,
@@ -89,6 +90,21 @@ def check_fact(submission: Any, key: str, mistakes: dict[str, Callable[[torch.dt
             got=got,
             minimal=f"float_facts({dtype})",
         )
+
+
+NO_FINFO = "finfo was used; it is forbidden here: find the numbers by arithmetic"
+
+
+class WithoutFinfo:
+    """A module of which everything but `finfo` can be had."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "finfo":
+            fail(NO_FINFO)
+        return getattr(self._module, name)
 
 
 class Computed(TorchDispatchMode):
@@ -177,17 +193,15 @@ class TestFloatFacts:
         )
 
     @pytest.mark.points(1, "structure")
-    def test_by_arithmetic(self, submission, monkeypatch):
+    def test_by_arithmetic(self, submission, source, monkeypatch):
         """The facts are computed on tensors of the dtype, without finfo."""
-
-        def refuse(*args: Any, **kwargs: Any) -> None:
-            fail("finfo was called; it is forbidden here: find the numbers by arithmetic")
-
+        used = names_used(source, "float_facts")
+        expect(not any(name.endswith("finfo") for name in used), NO_FINFO)
         for name, value in list(vars(submission).items()):
-            if value is torch.finfo or value is np.finfo:
-                monkeypatch.setattr(submission, name, refuse)
-        monkeypatch.setattr(torch, "finfo", refuse)
-        monkeypatch.setattr(np, "finfo", refuse)
+            if value is torch or value is np:
+                monkeypatch.setattr(submission, name, WithoutFinfo(value))
+            elif value is torch.finfo or value is np.finfo:
+                monkeypatch.setattr(submission, name, lambda *_: fail(NO_FINFO))
         for dtype in (HALF, BRAIN):
             with Computed(dtype) as mode:
                 submission.float_facts(dtype=dtype)
@@ -260,12 +274,12 @@ def traced(
 
         module.forward = forward  # type: ignore[method-assign]
 
-    for name, module in model.named_modules():
-        if not any(True for _ in module.children()):
-            wrap(name, module)
+    for name, leaf in model.named_modules():
+        if not any(True for _ in leaf.children()):
+            wrap(name, leaf)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.autocast(device_type, dtype):
+        with torch.autocast(device_type, dtype=dtype):
             model(x)
     return outputs, inputs
 
@@ -930,7 +944,7 @@ class TestAmpStep:
         """Gradients that were there before don't count."""
         batch = Batch()
         for p in batch.model.parameters():
-            p.grad = torch.ones_like(p)
+            p.grad = torch.full_like(p, 1024.0)
         batch.run(submission, HALF)
         assert_near(
             batch.gradient(),
@@ -938,7 +952,7 @@ class TestAmpStep:
             "the gradient at the step",
             {
                 "old gradients were added to the new ones: zero them before backward": (
-                    batch.expected + 1 / 1024
+                    batch.expected + 1
                 ),
                 "it is 0: the gradients were zeroed after backward": torch.full_like(
                     batch.expected, 1e-30
@@ -1112,6 +1126,19 @@ class TestAmpStep:
 CURVES = ("float32", "naive", "master", "stochastic")
 
 
+PICKS = (
+    "new_zeros",
+    "new_empty",
+    "new_full",
+    "new_ones",
+    "index",
+    "index_select",
+    "gather",
+    "take",
+)
+"""Operators whose result may be smaller than an input though they add nothing."""
+
+
 class OneDtype(TorchDispatchMode):
     """Fails where a floating-point value leaves a dtype, or where an operator sums."""
 
@@ -1132,8 +1159,13 @@ class OneDtype(TorchDispatchMode):
                 continue
             if out.dtype != self.dtype:
                 self.found = self.found or f"`{name}` made a {short(out.dtype)} tensor"
-            elif given and not func.is_view and out.numel() < max(t.numel() for t in given):
-                self.found = self.found or f"`{name}` sums or picks over several elements at once"
+            elif (
+                given
+                and not func.is_view
+                and name not in PICKS
+                and out.numel() < max(t.numel() for t in given)
+            ):
+                self.found = self.found or f"`{name}` takes several elements together at once"
         return result
 
 
@@ -1376,33 +1408,35 @@ class TestPrecisionLab:
     @pytest.mark.points(2, "memory")
     def test_state(self, submission):
         """The state is two float32 moments, and nothing of the weights' size besides."""
+
+        def alive() -> list[Tensor]:
+            gc.collect()
+            tensors = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
+            return [t for t in tensors if t.numel() >= 707]
+
+        earlier = alive()
         p = nn.Parameter(randn(101, 7).bfloat16())
         opt = adam(submission, [p], lr=1e-2)
         for _ in range(3):
             p.grad = randn(101, 7).bfloat16()
             opt.step()
-        own = {p.untyped_storage().data_ptr(), p.grad.untyped_storage().data_ptr()}
-        gc.collect()
-        alive = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
-        held = {
-            t.untyped_storage().data_ptr(): t
-            for t in alive
-            if t.numel() == 707 and t.untyped_storage().data_ptr() not in own
-        }
-        names = sorted(short(t.dtype) for t in held.values())
-        bytes_each = sum(t.untyped_storage().nbytes() for t in held.values()) / 707
-        measured(f"{bytes_each:g} bytes a weight")
+        known = {t.untyped_storage().data_ptr() for t in (*earlier, p, p.grad)}
+        held = {t.untyped_storage().data_ptr(): t for t in alive()}
+        kept = [t for pointer, t in held.items() if pointer not in known]
+        names = ", ".join(sorted(short(t.dtype) for t in kept)) or "none"
+        bytes_each = sum(t.untyped_storage().nbytes() for t in kept) / 707
+        measured(f"{bytes_each:.3g} bytes a weight")
         expect(
             bytes_each <= 8.1,
-            f"{bytes_each:g} bytes a weight are kept between steps ({', '.join(names)}); two "
-            "float32 moments are 8. A copy of the weights is what stochastic rounding saves",
+            f"{bytes_each:.3g} bytes a weight are kept between steps ({names}); two float32 "
+            "moments are 8. A copy of the weights is what stochastic rounding saves",
             expected=8,
             got=bytes_each,
         )
         expect(
-            names == ["float32", "float32"],
-            f"between steps these tensors of the weights' size are kept: {', '.join(names)}; "
-            "expected two float32 moments",
+            bytes_each >= 7.9 and all(t.dtype == SINGLE for t in kept),
+            f"between steps these tensors of the weights' size are kept: {names}, "
+            f"{bytes_each:.3g} bytes a weight; expected two float32 moments",
         )
 
     @pytest.mark.points(1, "structure")
