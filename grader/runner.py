@@ -426,7 +426,8 @@ def _remove(folder: Path) -> None:
 
     def unlock(function: Callable[[str], object], path: str, error: object) -> None:
         with contextlib.suppress(OSError):
-            Path(path).parent.chmod(0o700)
+            if Path(path) != folder:  # what the folder lies in is nobody's to unlock
+                Path(path).parent.chmod(0o700)
             Path(path).chmod(0o700)
             function(path)
 

@@ -145,6 +145,19 @@ def test_deleting_everything_in_the_working_folder_costs_nothing(grade, referenc
     assert attempt.verdict is Verdict.PASSED
 
 
+def test_a_folder_that_has_gone_leaves_the_one_it_lay_in_as_it_was(
+    grade, reference, tmp_path, monkeypatch
+):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o751)
+    gone = "import os, shutil\n    shutil.rmtree(os.getcwd())\n    return x * 2"
+    grade(reference.replace(BODY, gone))
+
+    assert tmp_path.stat().st_mode & 0o777 == 0o751
+
+
 def test_killing_its_parent_loses_no_other_check(grade, reference):
     line = "import os, time; os.kill(os.getppid(), 9); time.sleep(5); return x * 2"
     attempt = grade(reference.replace(BODY, line).replace("double(x) + x", "x * 3"))
