@@ -30,30 +30,37 @@ def todos(text: str) -> list[Todo]:
     """The open TODOs of a file, in its order.
 
     A task is open while its `raise NotImplementedError("day23 T1: …")` stands, or while nothing
-    but comments and `...` lies between `# TODO 1` and `# END TODO`.
+    but comments and `...` lies between `# TODO 1` and `# END TODO` in any region of it.
     """
-    lines = text.splitlines()
+    raised = {
+        node.lineno: task
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Raise) and (task := _task_of(node)) is not None
+    }
     found: dict[int, Todo] = {}
-    heading: tuple[int, int, str] | None = None  # task, line, words
-    filled = False
-    words: dict[int, tuple[int, str]] = {}  # line -> of the region it lies in
-    for number, line in enumerate(lines, start=1):
+    empty: list[Todo] = []
+    begun: set[int] = set()  # tasks with a region that has code in it
+    region: Todo | None = None
+    state = "empty"
+    for number, line in enumerate(text.splitlines(), start=1):
+        code = line.strip()
         if match := TODO.match(line):
-            heading, filled = (int(match[1]), number, match[2].strip()), False
+            region, state = Todo(int(match[1]), number, match[2].strip()), "empty"
         elif END_TODO.match(line):
-            if heading is not None and not filled:
-                task, start, said = heading
-                found[start] = Todo(task, start, said)
-            heading = None
-        elif heading is not None:
-            words[number] = (heading[1], heading[2])
-            code = line.strip()
-            # nbgrader's release of a region is our comment and one `...`.
-            filled = filled or bool(code and code != "..." and not code.startswith("#"))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Raise) and (raised := _task_of(node)) is not None:
-            start, said = words.get(node.lineno, (node.lineno, ""))
-            found[start] = Todo(raised, start, said)
+            if region is not None and state == "empty":
+                empty.append(region)
+            elif region is not None and state == "written":
+                begun.add(region.task)
+            region = None
+        elif number in raised:
+            start = region.line if region else number
+            found[start] = Todo(raised[number], start, region.words if region else "")
+            state = "open"
+        # nbgrader's release of a region is our comment and one `...`.
+        elif state == "empty" and code and code != "..." and not code.startswith("#"):
+            state = "written"
+    # Helpers that nobody needed leave a region empty; the task is written all the same.
+    found |= {todo.line: todo for todo in empty if todo.task not in begun}
     return [found[line] for line in sorted(found)]
 
 

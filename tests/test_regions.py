@@ -109,6 +109,13 @@ def test_every_region_of_a_stub_is_open_and_none_of_the_source():
         (STUB.replace("    # TODO 1: do it\n", ""), [1, 2, 3, 3]),
         (STUB.replace("    # TODO 3: a body\n    # END TODO\n", ""), [1, 2, 3]),
         ("raise NotImplementedError('later')", []),
+        # Helpers that nobody needed: the other region of the task is written.
+        (
+            "# TODO 1: helpers\n# END TODO\ndef f():\n    # TODO 1: do it\n    return 1\n"
+            "    # END TODO",
+            [],
+        ),
+        ("# TODO 1: helpers\n# END TODO\n# TODO 2: values\nA = 1\n# END TODO", [1]),
     ],
 )
 def test_a_task_is_open_while_its_raise_stands_or_its_region_is_empty(filled, still_open):
