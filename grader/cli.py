@@ -128,6 +128,13 @@ def parser() -> argparse.ArgumentParser:
     serve = verb("serve", "the pages in a browser, each fresh after every attempt", _serve)
     serve.add_argument("--open", action="store_true", help="and open them in the browser")
     serve.add_argument("--port", type=int, default=0, metavar="N", help="default: one that is free")
+    certificate = verb("certificate", "the page to keep, once every day has passed", _certificate)
+    certificate.add_argument("--name", default="", help="whose it is")
+    certificate.add_argument("--open", action="store_true", help="and open it in the browser")
+    mark = verb("mark", "what a person gives for a free text; never part of the score", _mark)
+    mark.add_argument("exercise", help="the exercise")
+    mark.add_argument("given", nargs="*", metavar="ITEM=POINTS", help="none: what there is")
+    mark.add_argument("--remark", default="", help="a sentence to go with it")
     init = verb("init", "begin: write the course into a folder", _init)
     init.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: this folder")
     update = verb("update", "newer stubs under your answers; they are kept", _update)
@@ -342,6 +349,19 @@ def _report(arguments: argparse.Namespace) -> int:
     from grader import learner
 
     return learner.report(_desk(arguments), arguments.out, is_opened=arguments.open)
+
+
+def _certificate(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    return learner.certificate(_desk(arguments), arguments.name, is_opened=arguments.open)
+
+
+def _mark(arguments: argparse.Namespace) -> int:
+    from grader import learner
+
+    desk = _desk(arguments)
+    return learner.mark(desk, arguments.exercise, arguments.given, arguments.remark)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

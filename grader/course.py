@@ -13,7 +13,7 @@ from typing import Any
 
 from grader import bundle, suite
 from grader.errors import CourseError, UsageError
-from grader.model import Exercise, Limits, Task
+from grader.model import Exercise, Limits, RubricItem, Task
 
 ID = re.compile(r"^[a-z][a-z-]*\d{1,3}$")
 TRACKS = ("roadmap", "lecture", "kaggle", "hour")
@@ -40,7 +40,9 @@ _FIELDS = {
     "memory_gb": (int, float),
     "budget_seconds": (int, float),
     "task": list,
+    "rubric": list,
 }
+_RUBRIC_FIELDS = {"name": str, "text": str, "points": int}
 _TASK_FIELDS = {
     "name": str,
     "title": str,
@@ -49,7 +51,7 @@ _TASK_FIELDS = {
     "hints": list,
     "files": list,
 }
-_OPTIONAL = {"data", "cpu_seconds", "memory_gb", "budget_seconds", "minutes"}
+_OPTIONAL = {"data", "cpu_seconds", "memory_gb", "budget_seconds", "minutes", "rubric"}
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ def _read(course: Course, id: str) -> Exercise:
         source=source,
         folder=course.exercises_folder / id,
         budget_seconds=float(table.get("budget_seconds", 5.0)),
+        rubric=tuple(_rubric_item(path, entry) for entry in table.get("rubric", ())),
     )
 
 
@@ -253,6 +256,14 @@ def _task(path: Path, number: int, table: Mapping[str, Any], files: Sequence[str
         hints=tuple(table["hints"]),
         files=tuple(table.get("files", ())),
     )
+
+
+def _rubric_item(path: Path, table: Mapping[str, Any]) -> RubricItem:
+    _known(path, table, _RUBRIC_FIELDS)
+    for name in _RUBRIC_FIELDS:
+        if name not in table:
+            raise CourseError(f"{path}: {name} of an item of the rubric is missing")
+    return RubricItem(table["name"], table["text"], table["points"])
 
 
 def _toml(path: Path) -> dict[str, Any]:

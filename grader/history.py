@@ -21,7 +21,7 @@ from typing import Self
 
 from grader import records
 from grader.errors import EnvironmentFault, GraderError
-from grader.model import Attempt, AttemptSummary, Status, Verdict
+from grader.model import Attempt, AttemptSummary, ManualMark, Status, Verdict
 
 BUSY_SECONDS = 20.0
 """How long one process waits for another that is writing."""
@@ -66,6 +66,17 @@ MIGRATIONS = (
         seen INTEGER NOT NULL,
         PRIMARY KEY (exercise, name)
     ) WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE marks (
+        id INTEGER PRIMARY KEY,
+        exercise TEXT NOT NULL,
+        item TEXT NOT NULL,                 -- of the rubric
+        points INTEGER NOT NULL,
+        remark TEXT NOT NULL,
+        marked TEXT NOT NULL                -- ISO 8601 with its offset
+    );
+    CREATE INDEX marks_of_exercise ON marks (exercise);
     """,
 )
 """Schema 1, then one script for each later schema; `PRAGMA user_version` says which have run."""
@@ -216,7 +227,33 @@ class History:
         with self._writing() as connection:
             connection.execute("DELETE FROM hints WHERE exercise = ?", (exercise,))
 
+    def mark(self, exercise: str, mark: ManualMark) -> None:
+        """Keep what a person gave for an item of the rubric; an older mark is kept below it.
+
+        Raises:
+            HistoryError: nothing could be written.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO marks (exercise, item, points, remark, marked) VALUES (?, ?, ?, ?, ?)",
+                (exercise, mark.item, mark.points, mark.remark, _aware(mark.marked).isoformat()),
+            )
+
     # Reading
+
+    def marks(self, exercise: str) -> dict[str, ManualMark]:
+        """The latest mark of each item of an exercise's rubric that has one, by the item."""
+        with self._reading() as connection:
+            if _version(self.path, connection) < 2:
+                return {}
+            rows = connection.execute(
+                "SELECT item, points, remark, marked FROM marks WHERE exercise = ? ORDER BY id",
+                (exercise,),
+            ).fetchall()
+            return {
+                item: ManualMark(item, points, remark, datetime.fromisoformat(marked))
+                for item, points, remark, marked in rows
+            }
 
     def attempts(self, exercise: str | None = None) -> list[AttemptSummary]:
         """All attempts, or those of one exercise, oldest first."""
@@ -410,8 +447,8 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection, *, is_writable
     if is_writable:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    if version == len(MIGRATIONS):
-        return
+    if version == len(MIGRATIONS) or (version and not is_writable):
+        return  # an older one that can't be written shows what it has
     connection.execute("BEGIN IMMEDIATE" if is_writable else "BEGIN")
     try:
         # Another process may have done it while this one waited for the lock.

@@ -24,6 +24,7 @@ from grader.model import (
     Environment,
     Exercise,
     Fault,
+    ManualMark,
     Outcome,
     Status,
     Verdict,
@@ -365,6 +366,77 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     return OK
 
 
+def certificate(desk: Desk, name: str, *, is_opened: bool) -> int:
+    """Write the page to keep once every day of the roadmap has passed.
+
+    Raises:
+        UsageError: a day has not passed yet.
+    """
+    from grader import pages
+
+    exercises = catalogue.exercises(desk.course)
+    own = [exercise for exercise in exercises if exercise.track == "roadmap"]
+    with History.open(desk.database) as kept:
+        attempts = kept.attempts()
+    progress = roadmap.of(own, attempts, desk.now).progress
+    left = [p.exercise.id for p in progress if not p.is_done]
+    left += [id for id in desk.course.planned if id not in {e.id for e in own}]
+    if left or not own:
+        done = len(own) - sum(not p.is_done for p in progress)
+        days = f"{', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
+        raise UsageError(
+            f"{done} of {done + len(left)} days have passed; the certificate comes with the last "
+            f"one (still to do: {days})"
+        )
+    path = desk.course.reports / "certificate.html"
+    pages.write_certificate(desk.course.title, name, own, attempts, desk.now, path)
+    desk.out.write(f"Written: {desk.course.display(path)}")
+    if is_opened:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+    return OK
+
+
+def mark(desk: Desk, word: str, given: Sequence[str], remark: str) -> int:
+    """Keep what a person gives for a free text, beside the score.
+
+    Args:
+        desk: what is said goes to its terminals.
+        word: the exercise.
+        given: `ITEM=POINTS`; what there is is shown if empty.
+        remark: for all of them.
+
+    Raises:
+        UsageError: the exercise has no rubric, or no such item, or fewer points.
+    """
+    exercise = _exercise(desk, word)
+    items = {item.name: item for item in exercise.rubric}
+    if not items:
+        raise UsageError(f"{exercise.id} has no rubric; all of it is graded by its checks")
+    marks = []
+    for entry in given:
+        name, sign, points = entry.partition("=")
+        if name not in items or not sign or not points.isdecimal():
+            raise UsageError(f"{entry} is no ITEM=POINTS; the items are {', '.join(items)}")
+        if int(points) > items[name].points:
+            raise UsageError(f"{name} has {items[name].points} points at most, not {points}")
+        marks.append(ManualMark(name, int(points), remark, desk.now))
+    with History.open(desk.database) as kept:
+        for one in marks:
+            kept.mark(exercise.id, one)
+        found = kept.marks(exercise.id)
+        if marks:
+            _write_pages(desk, kept, [exercise])
+    for item in items.values():
+        got = found.get(item.name)
+        points = f"{got.points} of {item.points}" if got else f"pending, of {item.points}"
+        desk.out.write(f"  {item.name:12}{points:16}{item.text}")
+        if got and got.remark:
+            desk.out.write(f"  {'':28}{got.remark}")
+    return OK
+
+
 def serve(desk: Desk, port: int, *, is_opened: bool) -> int:
     """Write all pages and show them in a browser, each fresh after every attempt, until Ctrl-C.
 
@@ -650,6 +722,7 @@ def _write_pages(
                     titles[place + 1] if place + 1 < len(titles) else None,
                 ),
                 course_title=desk.course.title,
+                marks=kept.marks(exercise.id) if exercise.rubric else None,
             )
         pages.write_index(
             desk.course.title,

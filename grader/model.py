@@ -108,6 +108,25 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class RubricItem:
+    """What a person looks at in a free text, and the points for it; never part of the score."""
+
+    name: str  # "mechanism"
+    text: str  # "The mechanism is the right one"
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManualMark:
+    """What a person gave for an item of the rubric."""
+
+    item: str
+    points: int
+    remark: str
+    marked: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one check, and one run, may use."""
 
@@ -141,6 +160,7 @@ class Exercise:
     source: Path  # solutions/day23
     folder: Path  # exercises/day23
     budget_seconds: float = 5.0  # CPU time of the whole suite on the reference
+    rubric: tuple[RubricItem, ...] = ()  # for free text, marked by a person
 
     @property
     def suite(self) -> Path:

@@ -29,6 +29,7 @@ from grader.model import (
     Message,
     Outcome,
     Picture,
+    RubricItem,
     Status,
     Task,
     Verdict,
@@ -122,10 +123,14 @@ def exercise_from_json(record: Mapping[str, Any], source: Path, folder: Path) ->
         files=tuple(record["files"]),
         data=tuple(record["data"]),
         tasks=tuple(
-            Task(**_known(Task, task, hints=tuple(task["hints"]))) for task in record["tasks"]
+            Task(
+                **_known(Task, task, hints=tuple(task["hints"]), files=tuple(task.get("files", ())))
+            )
+            for task in record["tasks"]
         ),
         checks=tuple(check_from_json(check) for check in record["checks"]),
         limits=Limits(**_known(Limits, record["limits"])),
+        rubric=tuple(RubricItem(**_known(RubricItem, i)) for i in record.get("rubric", ())),
     )
     return Exercise(**({"week": None} | known), source=source, folder=folder)
 

@@ -535,6 +535,99 @@ def test_where_the_learner_stands_ends_with_the_next_step(here, capsys, words):
     assert "Next: day01" in capsys.readouterr().out
 
 
+# The certificate, and what a person marks
+
+
+def test_the_certificate_comes_with_the_last_day(here, engine, capsys):
+    for id in ("day01", "day02", "day03"):
+        answer(here, id)
+    cli.main(["day01", "day02", "day03", "--no-report"])
+
+    assert cli.main(["certificate"]) == 2
+    assert "3 of 4 days have passed" in (said := capsys.readouterr().err)
+    assert "still to do: day08" in said
+    assert not (here.reports / "certificate.html").exists()
+    answer(here, "day08")
+    cli.main(["day08", "--no-report"])
+    assert cli.main(["certificate", "--name", "Ada <b> Lovelace"]) == 0
+
+    page = (here.reports / "certificate.html").read_text(encoding="utf-8")
+    assert "Ada &lt;b&gt; Lovelace has finished the roadmap" in page
+    assert page.count("<tr><td") == 4
+    assert "lecture01" not in page
+
+
+def test_the_same_history_gives_the_same_certificate(here, engine):
+    for id in ("day01", "day02", "day03", "day08"):
+        answer(here, id)
+        cli.main([id, "--no-report"])
+    cli.main(["certificate"])
+    first = (here.reports / "certificate.html").read_bytes()
+    cli.main(["certificate"])
+
+    assert (here.reports / "certificate.html").read_bytes() == first
+    cli.main(["day01", "--no-report"])
+    cli.main(["certificate"])
+    assert (here.reports / "certificate.html").read_bytes() != first
+
+
+RUBRIC = """
+[[rubric]]
+name = "mechanism"
+text = "The mechanism is the right one"
+points = 2
+
+[[rubric]]
+name = "limits"
+text = "It says where it ends"
+points = 1
+"""
+
+
+@pytest.fixture
+def marked(here):
+    """The course with a rubric on day01."""
+    path = here.root / "solutions/day01/exercise.toml"
+    path.write_text(path.read_text(encoding="utf-8") + RUBRIC, encoding="utf-8")
+    return here
+
+
+def test_marks_stand_beside_the_score_and_never_change_it(marked, engine, capsys):
+    answer(marked)
+    cli.main(["day01"])
+    page = marked.reports / "day01.html"
+    assert page.read_text(encoding="utf-8").count("pending") == 2
+    before = kept(marked)
+
+    assert cli.main(["mark", "day01", "mechanism=1"]) == 0
+    assert cli.main(["mark", "day01", "mechanism=2", "--remark", "clear"]) == 0
+    assert kept(marked) == before
+    shown = page.read_text(encoding="utf-8")
+    assert "2 of 2" in shown
+    assert "clear" in shown
+    assert shown.count("pending") == 1
+    capsys.readouterr()
+    assert cli.main(["mark", "day01"]) == 0
+    assert "pending, of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["day01", "mechanism=3"], "2 points at most"),
+        (["day01", "style=1"], "the items are mechanism, limits"),
+        (["day01", "mechanism=-1"], "is no ITEM=POINTS"),
+        (["day01", "mechanism"], "is no ITEM=POINTS"),
+        (["day02", "mechanism=1"], "day02 has no rubric"),
+    ],
+)
+def test_a_mark_that_can_not_be_given_is_one_line(marked, capsys, words, said):
+    assert cli.main(["mark", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
 def test_doctor_names_what_is_there(here, capsys, monkeypatch):
     from grader import doctor
 

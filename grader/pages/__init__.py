@@ -2,6 +2,7 @@
 
     write_index(...) -> reports/index.html
     write_exercise(...) -> reports/day23.html
+    write_certificate(...) -> reports/certificate.html
 
 Pages are functions of the records: the same records give the same bytes, so a page is rewritten
 only when it says something new.
@@ -13,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from grader.model import Attempt, AttemptSummary, Exercise
+from grader.model import Attempt, AttemptSummary, Exercise, ManualMark
 
-__all__ = ["write_exercise", "write_index"]
+__all__ = ["write_certificate", "write_exercise", "write_index"]
 
 
 def write_index(
@@ -63,6 +64,7 @@ def write_exercise(
     reference: Mapping[str, str] | None = None,
     neighbours: tuple[tuple[str, str] | None, tuple[str, str] | None] = (None, None),
     course_title: str = "28 days of PyTorch",
+    marks: Mapping[str, ManualMark] | None = None,
 ) -> Path:
     """Write the page of one exercise to ``to``.
 
@@ -77,6 +79,7 @@ def write_exercise(
         reference: file name to text; shown beside the learner's own once all checks pass.
         neighbours: id and title of the exercise before and after, each or None.
         course_title: as `course.toml` has it.
+        marks: what a person gave for items of the rubric, by the item.
 
     Returns:
         ``to``.
@@ -84,7 +87,15 @@ def write_exercise(
     from grader.pages import markdown, views, writing
 
     page = views.exercise_page(
-        exercise, statement, attempts, latest, hints_seen, now.tzinfo, reference, neighbours
+        exercise,
+        statement,
+        attempts,
+        latest,
+        hints_seen,
+        now.tzinfo,
+        reference,
+        neighbours,
+        marks or {},
     )
     return writing.write(
         "day.html",
@@ -93,3 +104,30 @@ def write_exercise(
         course_title=course_title,
         statement=markdown.html(statement, exercise.title),
     )
+
+
+def write_certificate(
+    course_title: str,
+    name: str,
+    exercises: Sequence[Exercise],
+    attempts: Sequence[AttemptSummary],
+    now: datetime,
+    to: Path,
+) -> Path:
+    """Write the certificate of a finished roadmap to ``to``.
+
+    Args:
+        course_title: as `course.toml` has it.
+        name: whose it is; may be empty.
+        exercises: of the course; those of the tracks beside the roadmap are left out.
+        attempts: of all exercises; each of the roadmap's has passed once.
+        now: aware; its time zone is the one that times are shown in.
+        to: the file, such as `reports/certificate.html`; its folder is made.
+
+    Returns:
+        ``to``.
+    """
+    from grader.pages import certificate_view, writing
+
+    page = certificate_view.certificate(course_title, name, exercises, attempts, now)
+    return writing.write("certificate.html", to, page=page)

@@ -14,7 +14,9 @@ from grader.model import (
     Exercise,
     Fault,
     Line,
+    ManualMark,
     Outcome,
+    RubricItem,
     Status,
     Task,
     Verdict,
@@ -196,6 +198,16 @@ class FilePair:
 
 
 @dataclass(frozen=True, slots=True)
+class RubricRow:
+    """An item of the rubric, and what a person gave for it."""
+
+    text: str
+    given: str  # "2 of 3", "pending"
+    remark: str
+    is_marked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ExercisePage:
     """Everything on the page of one exercise."""
 
@@ -226,6 +238,7 @@ class ExercisePage:
     history: tuple[HistoryRow, ...]
     earlier: int
     pairs: tuple[FilePair, ...]
+    rubric: tuple[RubricRow, ...]
     previous: Crumb | None
     following: Crumb | None
     made: str
@@ -252,6 +265,7 @@ def exercise_page(
     zone: tzinfo | None,
     reference: Mapping[str, str] | None,
     neighbours: tuple[tuple[str, str] | None, tuple[str, str] | None],
+    marks: Mapping[str, ManualMark],
 ) -> ExercisePage:
     """The page of one exercise; times are shown in ``zone``."""
     own = sorted((a for a in attempts if a.exercise == exercise.id), key=lambda a: a.started)
@@ -291,10 +305,16 @@ def exercise_page(
         history=history_rows(own[-_HISTORY:], {exercise.id: exercise}, zone, own),
         earlier=max(0, len(own) - _HISTORY),
         pairs=_pairs(latest, reference) if state == "passed" and latest and reference else (),
+        rubric=tuple(_rubric_row(item, marks.get(item.name)) for item in exercise.rubric),
         previous=Crumb(before[0], name_of(before[0]), before[1]) if before else None,
         following=Crumb(after[0], name_of(after[0]), after[1]) if after else None,
         made=_made(latest, zone),
     )
+
+
+def _rubric_row(item: RubricItem, mark: ManualMark | None) -> RubricRow:
+    given = f"{mark.points} of {item.points}" if mark else "pending"
+    return RubricRow(item.text, given, mark.remark if mark else "", mark is not None)
 
 
 def track_name(track: str) -> str:
