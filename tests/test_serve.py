@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from grader import serve
+from grader.pages import write_index
+from tests import page_records as records
 
 PAGE = "<!doctype html><title>{0}</title><body><h1>{0}</h1></body>"
 
@@ -115,23 +118,30 @@ def test_a_page_that_is_written_is_news_to_all_that_look(pages):
 
 
 def test_the_browser_shows_an_attempt_without_being_asked(pages):
-    import shutil
-
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no `chromium` on the path")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    course, page_at = records.course(), pages.folder / "index.html"
+
+    def write(title: str) -> None:
+        write_index(title, course, {}, [], records.NOW, page_at, records.WEEKS)
+
+    write("The first title")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
         page.goto(pages.address)
-        assert page.inner_text("h1") == "first"
+        assert "The first title" in page.inner_text("body")
         page.wait_for_timeout(500)  # the event stream is open by then
-        (pages.folder / "index.html").write_text(PAGE.format("second"))
-        page.wait_for_selector("h1:has-text('second')")
+        write("The second title")
+        page.wait_for_selector("body:has-text('The second title')")
         browser.close()
+    assert said == []
 
 
 def test_the_command_writes_the_pages_shows_the_address_and_ends_on_ctrl_c(course):
