@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # the first mode and the first optimizer import it, seconds that no check pays
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -218,7 +219,7 @@ class TestScaledDotProduct:
             seeds = random.sample(range(1000), 5)
             ratios = [number(submission.grad_ratio(d, n, seed), "grad_ratio") for seed in seeds]
             got = sum(ratios) / len(ratios)
-            plain, small = drawn_weights(d, n, 1.0, 20_000), drawn_weights(d, n, d**-0.5, 20_000)
+            plain, small = drawn_weights(d, n, 1.0, 10_000), drawn_weights(d, n, d**-0.5, 10_000)
             ratio = slope(plain) / slope(small)
             sums = (plain - plain**2).sum(1).mean() / (small - small**2).sum(1).mean()
             assert_near(
