@@ -1463,7 +1463,8 @@ class TestGenerate:
             ]
             expect(
                 torch.equal(*drawn),
-                "with generators of the same seed, cache=True and cache=False draw differently",
+                "with a cache other tokens come out than without, drawn with generators of the same "
+                "seed",
             )
 
     @pytest.mark.points(1, "structure")
@@ -1552,7 +1553,7 @@ class TestGenerate:
     @pytest.mark.points(3, "value")
     @pytest.mark.parametrize(
         ("top_k", "top_p", "temperature"),
-        [(None, 0.6, 1.0), (None, 0.9, 1.0), (3, 0.7, 1.0), (6, 0.7, 3.0), (None, 1.0, 1.0)],
+        [(None, 0.6, 1.0), (None, 0.9, 1.0), (4, 0.66, 1.0), (9, 0.65, 3.0), (None, 1.0, 1.0)],
     )
     def test_top_p(self, submission, top_k, top_p, temperature):
         """The smallest set that reaches top_p stays, after temperature and top_k."""
