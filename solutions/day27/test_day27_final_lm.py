@@ -741,15 +741,14 @@ class TestShapeTrace:
             "Shapes and bytes of the first layer",
             f"For B=2, T=5, D=12, H=3, V=17, F={traced.values['F']}, float32.",
             nodes=[
-                {
-                    "id": name,
-                    "label": name,
-                    "note": f"{tuple(t.shape)}, {t.numel() * t.element_size()} bytes",
-                }
+                {"id": name, "label": name, "note": str(tuple(traced[name].shape))}
                 for name in TAPPED
-                for t in (traced[name],)
             ],
-            edges=[{"from": one, "to": other, "label": ""} for one, other in EDGES],
+            edges=[
+                {"from": one, "to": other, "label": f"{t.numel() * t.element_size()} B"}
+                for one, other in EDGES
+                for t in (traced[one],)
+            ],
         )
 
         def hold(values: dict[str, int]) -> None:
