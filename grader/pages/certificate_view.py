@@ -66,7 +66,7 @@ def certificate(
     for progress in road.progress:
         exercise, finished = progress.exercise, progress.finished
         assert finished is not None
-        weeks.setdefault(f"Week {exercise.week}" if exercise.week else "Before", []).append(
+        weeks.setdefault(f"Week {exercise.week}" if exercise.week else "Before week 1", []).append(
             Row(
                 exercise.id,
                 views.name_of(exercise.id),
