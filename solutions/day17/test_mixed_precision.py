@@ -445,6 +445,8 @@ class TestDtypeTrace:
         expect(left == 1, "a hook that was there before is gone; remove your own handles only")
         for m in model.modules():
             new = set(vars(m)) - kept[id(m)]
+            if getattr(m.forward, "__func__", None) is type(m).forward:
+                new.discard("forward")  # replaced for a while, and put back
             expect(not new, f"a {type(m).__name__} has the new attribute {sorted(new)} afterwards")
 
     @pytest.mark.points(1, "structure")
@@ -1364,6 +1366,8 @@ class TestPrecisionLab:
                 p.grad = randn(*p.shape).bfloat16() / 16
                 twin.grad = p.grad.float()
                 twin.data.copy_(p.detach().float())
+            if step < 3:  # the second parameter begins late
+                ps[1].grad = twins[1].grad = None
             opt.step()
             oracle.step()
             for p, twin in zip(ps, twins, strict=True):
@@ -1530,9 +1534,8 @@ class TestPrecisionLab:
         )
         for name in ("master", "stochastic"):
             expect(
-                end[name] <= 1.5 * base,
-                f"the {name} run ends at {end[name]:.3g}, float32 at {base:.3g}: more than 1.5 "
-                "times",
+                end[name] <= 3 * base,
+                f"the {name} run ends at {end[name]:.3g}, float32 at {base:.3g}: more than 3 times",
             )
 
     @pytest.mark.points(2, "structure")
