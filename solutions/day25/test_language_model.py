@@ -1463,8 +1463,7 @@ class TestGenerate:
             ]
             expect(
                 torch.equal(*drawn),
-                "with a cache other tokens come out than without, drawn with generators of the same "
-                "seed",
+                "with a cache other tokens come out than without, from generators of the same seed",
             )
 
     @pytest.mark.points(1, "structure")
