@@ -1,5 +1,6 @@
 """Answers to day 18 that its suite must accept or reject."""
 
+import itertools
 import queue
 import statistics
 import threading
@@ -87,6 +88,35 @@ def four_readings_a_batch(loader, step, n, sync=None):
     if busy > 0:
         result["share"] = result["wait_s"] / busy
     return result
+
+
+@accepted("loader_share")
+class Stopwatch:
+    def __new__(cls, loader, step, n, sync=None):
+        self = super().__new__(cls)
+        self.sync = sync
+        self.last = self.lap = None
+        self.read()
+        waits, steps = [], []
+        for batch in itertools.islice(loader, n):
+            waits.append(self.read())
+            step(batch)
+            steps.append(self.read())
+        startup, wait, compute = sum(waits[:1]), sum(waits[1:]), sum(steps)
+        return dict(
+            startup_s=float(startup),
+            wait_s=float(wait),
+            compute_s=float(compute),
+            share=wait / (wait + compute) if wait or compute else 0.0,
+            batches=len(steps),
+        )
+
+    def read(self):
+        if self.sync is not None:
+            self.sync()
+        now = time.perf_counter()
+        lap, self.last = now - (self.last or now), now
+        return lap
 
 
 @rejected("loader_share", by=("test_startup_apart", "test_five_values"), says="start-up")
@@ -209,6 +239,23 @@ def divides_by_zero(loader, step, n, sync=None):
     return {**result, "share": result["wait_s"] / (result["wait_s"] + result["compute_s"])}
 
 
+@rejected("loader_share", by="test_five_values", says="per cent")
+def share_in_per_cent(loader, step, n, sync=None):
+    result = loader_share_of_the_reference(loader, step, n, sync)
+    return {**result, "share": 100 * result["share"]}
+
+
+@rejected("loader_share", by="test_five_values", says="compute_s alone")
+def share_of_the_steps(loader, step, n, sync=None):
+    result = loader_share_of_the_reference(loader, step, n, sync)
+    return {**result, "share": result["wait_s"] / (result["compute_s"] or 1.0)}
+
+
+@rejected("loader_share", by="test_one_step_a_batch")
+def fetches_all_then_steps(loader, step, n, sync=None):
+    return loader_share_of_the_reference([list(loader)[:n]][0][::-1], step, n, sync)
+
+
 @rejected("loader_share", by="test_sync", says="no sync right before")
 def never_syncs(loader, step, n, sync=None):
     return loader_share_of_the_reference(loader, step, n)
@@ -294,6 +341,34 @@ class CountedEpochs(Sampler):
 def selecting_and_counting_epochs(X, y, bs, seed, drop_last=False):
     batches = BatchSampler(CountedEpochs(len(X), seed), bs, drop_last)
     return DataLoader(BySelecting(X, y), batch_sampler=batches, collate_fn=lambda pair: pair)
+
+
+class WholeLoader(DataLoader):
+    def __iter__(self):
+        rows = len(self.dataset)
+        order = torch.randperm(rows, generator=self.generator)
+        for part in order.split(self.batch_size)[: len(self)]:
+            yield self.dataset[part]
+
+
+@accepted("make_loader")
+def with_a_loader_of_its_own(X, y, bs, seed, drop_last=False):
+    return WholeLoader(
+        FastTable(X, y),
+        batch_size=bs,
+        drop_last=drop_last,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@accepted("make_loader")
+def one_generator_for_both(X, y, bs, seed, drop_last=False):
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    table = FastTable(X, y)
+    rows = RandomSampler(table, generator=generator)
+    batches = BatchSampler(rows, batch_size=bs, drop_last=drop_last)
+    return DataLoader(table, sampler=batches, batch_size=None, generator=generator, num_workers=0)
 
 
 @rejected("make_loader", by="test_new_order", says="same order")
@@ -606,16 +681,8 @@ class GeneratorFromTheBeginning(Augmented):
         )
 
 
-@rejected("Augmented", by="test_epochs_differ", says="same")
+@rejected("Augmented", by=("test_epochs_differ", "test_same_seed"), says="same")
 def seeded_by_the_worker_id(reference: str) -> str:
-    return reference.replace(
-        "    get_worker_info().dataset.noise = None",
-        "    get_worker_info().dataset.noise = np.random.default_rng(worker_id)",
-    )
-
-
-@rejected("Augmented", by="test_same_seed", says="no say")
-def seeded_by_the_worker_id_and_a_count(reference: str) -> str:
     return reference.replace(
         "    get_worker_info().dataset.noise = None",
         "    get_worker_info().dataset.noise = np.random.default_rng(worker_id)",
@@ -836,6 +903,49 @@ class WithAPool(Prefetcher):
                     return
                 waiting.append(pool.submit(next, source, end))
                 yield moved(item, self.device)
+
+
+@accepted("Prefetcher")
+class WithACondition(Prefetcher):
+    def __iter__(self):
+        ready, changed = [], threading.Condition()
+        state = {"left": False, "over": False, "error": None}
+
+        def work():
+            try:
+                for item in self.iterable:
+                    there = moved(item, self.device)
+                    with changed:
+                        changed.wait_for(lambda: state["left"] or len(ready) < self.depth)
+                        if state["left"]:
+                            return
+                        ready.append(there)
+                        changed.notify_all()
+            except Exception as error:
+                state["error"] = error
+            finally:
+                with changed:
+                    state["over"] = True
+                    changed.notify_all()
+
+        thread = threading.Thread(target=work, name="prefetch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                with changed:
+                    changed.wait_for(lambda: ready or state["over"])
+                    if not ready:
+                        break
+                    item = ready.pop(0)
+                    changed.notify_all()
+                yield item
+            if state["error"] is not None:
+                raise state["error"]
+        finally:
+            with changed:
+                state["left"] = True
+                changed.notify_all()
+            thread.join()
 
 
 @rejected("Prefetcher", by="test_at_most_depth_ahead", says="memory")
@@ -1124,6 +1234,43 @@ class AsAClass:
 
     def cost(self, trial, total):
         return trial["startup"] + total * self.mean(trial)
+
+
+@accepted("autotune")
+def five_batches_a_round(make_loader, step, grid, total_batches, budget_s):
+    return race(make_loader, step, grid, total_batches, budget_s, rounds=(5, 5, 5, 5, 5))
+
+
+@rejected("autotune", by="test_fewest_workers", says="fewest workers")
+def looks_at_the_finalists_alone(reference: str) -> str:
+    return reference.replace(
+        "for record in records if total(record) <= limit",
+        "for record in (records[k] for k in racing) if total(record) <= limit",
+    )
+
+
+@rejected("autotune", by="test_records")
+def start_up_in_the_mean(reference: str) -> str:
+    return reference.replace("spent[place] = 0.0", "spent[place] = startup")
+
+
+@rejected("autotune", by="test_records", says="calls of step")
+def no_step_on_the_first_batch(reference: str) -> str:
+    return reference.replace(
+        "            startup = there - began\n            step(batch)\n",
+        "            startup = there - began\n",
+    )
+
+
+@rejected("autotune", by=("test_io_bound", "test_noise"))
+def keeps_the_worse_half(reference: str) -> str:
+    return reference.replace(
+        "racing.sort(key=lambda place: total(records[place]))",
+        "racing.sort(key=lambda place: -total(records[place]))",
+    ).replace(
+        "for record in records if total(record) <= limit",
+        "for record in (records[k] for k in racing)",
+    )
 
 
 @rejected("autotune", by=("test_cpu_bound", "test_fewest_workers"), says="the most workers are not")

@@ -942,15 +942,15 @@ class TestPrefetcher:
         assert_equal(found, [0, 1, 2, 3, 4], what="with the default depth, the items handed out")
 
     @pytest.mark.points(3, "structure")
-    def test_device(self, submission):
+    def test_device(self, submission, device):
         """Tensors are moved, also inside tuples, lists and dicts."""
         x, y = torch.randn(2, 3), rand_ints(2, high=7)
         plain = {"x": x, "more": [y, (x, "name", 5)], "none": None}
-        for device in ("meta", torch.device("cpu")):
-            kind = torch.device(device).type
+        for target in ("meta", torch.device(device)):
+            kind = torch.device(target).type
             items = [x, (x, y), [y, x], plain]
-            prefetcher = submission.Prefetcher(items, device)
-            found = in_time(functools.partial(list, prefetcher), f"to {device}")
+            prefetcher = submission.Prefetcher(items, target)
+            found = in_time(functools.partial(list, prefetcher), f"to {target}")
             assert_equal(len(found), 4, what="the number of items")
             for got, item in zip(found, items, strict=True):
                 self.compare(got, item, kind, "an item")
@@ -967,8 +967,8 @@ class TestPrefetcher:
                 expected=kind,
             )
             assert_equal(tuple(got.shape), tuple(item.shape), what=f"the shape of {where}")
-            if kind == "cpu":
-                assert_equal(got, item, what=where)
+            if kind != "meta":
+                assert_equal(got.cpu(), item, what=where)
             return
         expect(
             type(got) is type(item),
@@ -1019,7 +1019,9 @@ class TestPrefetcher:
                 items = iter(submission.Prefetcher(source, "cpu", depth))
                 for handed in (1, 2, 3):
                     next(items)
-                    soon(lambda: source.drawn - handed > depth + 1, 0.12)  # noqa: B023
+                    if handed == 2:
+                        continue
+                    soon(lambda: source.drawn - handed > depth + 1, 0.1)  # noqa: B023
                     ahead = source.drawn - handed
                     expect(
                         ahead <= depth + 1,
