@@ -1069,6 +1069,11 @@ def no_guard_for_empty_rows(reference: str) -> str:
     )
 
 
+@rejected("optimise_it", by="test_device", says="device")
+def constants_on_the_cpu(reference: str) -> str:
+    return swap(reference, (", device=queries.device)", ")"))
+
+
 @rejected("optimise_it", by="test_values", says="")
 def ascending(reference: str) -> str:
     return swap(reference, ("descending=True, stable", "stable"))

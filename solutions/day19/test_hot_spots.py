@@ -38,6 +38,7 @@ from grader.testing import (
     assert_no_python_loop,
     assert_ops_at_most,
     assert_peak_memory,
+    assert_runs_on_meta,
     assert_shape,
     assert_speed,
     assert_unchanged,
@@ -1441,7 +1442,7 @@ class TestOptimiseIt:
             "with a row that keeps nothing there is nan or inf in a gradient",
         )
 
-    @pytest.mark.points(4, "gradient")
+    @pytest.mark.points(3, "gradient")
     def test_gradients(self, submission):
         """Gradients reach inputs and parameters as in the slow ranker."""
         fast, slow = rankers(submission, 3, 5)
@@ -1492,17 +1493,17 @@ class TestOptimiseIt:
         kinds = rand_ints(3, 67, high=5)
         choices = torch.randint(-3, 4, (5, 2)).float()
         queries, items = queries.round(), choices[kinds]
-        _, order = parts(fast(queries.clone(), items.clone(), keep.clone()))
-        expected = slow(queries, items, keep)[1]
+        weights, order = parts(fast(queries.clone(), items.clone(), keep.clone()))
         same_order(order, slow(queries, items, keep)[0].detach())
-        for b in range(3):
-            if not torch.equal(order[b], expected[b]):
-                place = int((order[b] != expected[b]).nonzero()[0])
-                fail(
-                    f"place {place} of the order is candidate {int(order[b, place])}; expected "
-                    f"{int(expected[b, place])}, whose weight is equal and whose number is lower",
-                    expected=expected[b],
-                    got=order[b],
+        for b, row in enumerate(order.tolist()):
+            for one, other in itertools.pairwise(row):
+                # Weights that differ by rounding alone may stand either way.
+                is_tie = bool(weights[b, one] == weights[b, other])
+                expect(
+                    one < other or not is_tie,
+                    f"row {b} of the order puts candidate {one} before {other}; their weights are "
+                    "equal, so the lower number comes first",
+                    got=row,
                 )
 
     @pytest.mark.points(1, "structure")
@@ -1511,6 +1512,7 @@ class TestOptimiseIt:
         for dim, hidden in ((3, 5), (7, 2)):
             slow = SlowRanker(dim, hidden).state_dict()
             fast = submission.FastRanker(dim=dim, hidden=hidden)
+            parts(fast(*inputs(2, 7, dim)))
             got = {name: tuple(value.shape) for name, value in fast.state_dict().items()}
             expected = {name: tuple(value.shape) for name, value in slow.items()}
             assert_equal(sorted(got), sorted(expected), what="the keys of state_dict")
@@ -1528,6 +1530,12 @@ class TestOptimiseIt:
         fast, _ = rankers(submission, 3, 5)
         with torch.no_grad():
             assert_unchanged(fast, *inputs(2, 7, 3))
+
+    @pytest.mark.points(1, "structure")
+    def test_device(self, submission):
+        """Everything lies on the device of the inputs."""
+        fast, _ = rankers(submission, 3, 5)
+        assert_runs_on_meta(lambda ranker, *x: ranker(*x), fast, *inputs(2, 7, 3))
 
     @pytest.mark.points(5, "structure")
     def test_operators(self, submission):
@@ -1651,7 +1659,7 @@ def race(submission: Any, limit: float) -> None:
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, device=device)
 
-        return draw(5, 5), draw(5, 13, 5), draw(5, 13) < 0.7
+        return draw(7, 5), draw(7, 29, 5), draw(7, 29) < 0.7
 
     def weights(ranker: nn.Module) -> Callable[..., Tensor]:
         def run(*x: Tensor) -> Tensor:
