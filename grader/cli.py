@@ -233,6 +233,11 @@ def _check(arguments: argparse.Namespace) -> int:
     from grader import learner, selection
 
     desk = _desk(arguments)
+    if any(word.endswith(".py") for word in arguments.exercises):
+        from grader import batch
+
+        if papers := batch.papers(desk.course, arguments.exercises):
+            return learner.grade_papers(desk, papers, _choice(arguments))
     words = [word if word != "next" else learner.next_id(desk) for word in arguments.exercises]
     others = [verb for verb in arguments.verbs if verb != "check"]
     selection.exercises(desk.course, words, others)

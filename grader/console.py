@@ -464,6 +464,19 @@ class Report:
                     write(f"      {'':{width}} | {' ' * cells(indent)}{more}")
 
 
+def paper(terminal: Terminal, name: str, attempt: Attempt) -> None:
+    """One line for a file that somebody handed in."""
+    mark = Mark.PASS if attempt.is_solved else Mark.FAIL
+    sign = terminal.styled(terminal.mark(mark), MARK_STYLES[mark])
+    score = attempt.score
+    said = f"{attempt.passed:3} of {attempt.counted} checks  {score.earned:3}/{score.possible}"
+    if attempt.verdict is Verdict.NOT_STARTED:
+        said = "not started"
+    elif attempt.fault is not None and not attempt.outcomes:
+        said = "does not load"
+    terminal.write(f"  {sign} {left(said, 27)}  {safe(name)}")
+
+
 def several(terminal: Terminal, graded: Sequence[tuple[Exercise, Attempt]]) -> None:
     """The last lines after more than one exercise: one line each, and the sum."""
     terminal.write()

@@ -32,7 +32,7 @@ from grader.model import (
 from grader.terminal import Terminal
 
 if TYPE_CHECKING:
-    from grader import console, grading, runner, source
+    from grader import batch, console, grading, runner, source
 
 OK, NOT_PASSED = 0, 1
 
@@ -124,6 +124,23 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
         if choice.has_pages and choice.is_recorded and kept is not None:
             _write_pages(desk, kept, [exercise for exercise, _ in graded])
     return OK if all(_has_passed(attempt) for _, attempt in graded) else NOT_PASSED
+
+
+def grade_papers(desk: Desk, papers: Sequence[batch.Paper], choice: Choice) -> int:
+    """Grade files that others handed in: a line each, nothing recorded."""
+    from grader import batch, console
+
+    options = _options(papers[0].exercise, replace(choice, tasks=(), checks=()), {})
+    documents, all_pass = [], True
+    for paper, attempt in batch.grade(papers, options):
+        all_pass = all_pass and attempt.is_solved
+        if choice.shows_text:
+            console.paper(desk.out, str(paper.path), attempt)
+        if choice.is_json:
+            documents.append(records.result(paper.exercise, attempt))
+    if choice.is_json:
+        _write_json(desk, records.results(documents), choice)
+    return OK if all_pass else NOT_PASSED
 
 
 def grade_file(desk: Desk, exercise: Exercise, choice: Choice, path: Path | None) -> Attempt:

@@ -228,6 +228,49 @@ def cold(exercise: Exercise, device: str) -> Worker:
     return ColdWorker(exercise, device)
 
 
+class KeptWorker:
+    """One worker for many runs: it is ended when it dies, and when all is done."""
+
+    def __init__(self, exercise: Exercise) -> None:
+        self._exercise = exercise
+        self._worker: Worker | None = None
+
+    def start(self, exercise: Exercise, device: str) -> Worker:
+        """A back-end: the worker that is there, or a new one."""
+        if self._worker is None:
+            self._worker = ColdWorker(exercise, device, warm=True)
+            self._worker.wait_until_ready()
+        return _LentWorker(self, self._worker)
+
+    def drop(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+
+
+class _LentWorker:
+    """A worker that outlives the run it is lent to."""
+
+    def __init__(self, owner: KeptWorker, worker: Worker) -> None:
+        self._owner = owner
+        self._worker = worker
+        self.ready = worker.ready
+        self.request = worker.request
+        self.events = worker.events
+        self.kill_child = worker.kill_child
+
+    def wait_until_ready(self) -> None:
+        """It is."""
+
+    def kill(self) -> None:
+        """It does not answer any more."""
+        self._owner.drop()
+
+    def close(self) -> None:
+        """The next run will take it."""
+
+
 def worker_environment(device: str) -> dict[str, str]:
     """The variables of a worker: nothing on the learner's machine bends the result."""
     kept = {

@@ -55,16 +55,28 @@ class Submission:
         return _located_fault(self.cells, fault)
 
 
-def read(exercise: Exercise, path: Path | None = None, root: Path | None = None) -> Submission:
+def read(
+    exercise: Exercise,
+    path: Path | None = None,
+    root: Path | None = None,
+    *,
+    beside: Path | None = None,
+) -> Submission:
     """Read the files of an exercise, the module from `path` if one is given.
 
     Whatever is wrong with them is the submission's `fault`; nothing is raised.
+
+    Args:
+        exercise: whose files they are.
+        path: the module; the one in the exercise's folder if None.
+        root: of the course, for the names that are shown.
+        beside: where the other files lie; in the exercise's folder if None.
     """
     files: dict[str, str] = {}
     display: dict[str, str] = {}
     for name in exercise.files:
         own = name == exercise.files[0]
-        place = path if own and path is not None else exercise.folder / name
+        place = path if own and path is not None else (beside or exercise.folder) / name
         display[name] = display_of(place, root or exercise.folder.parent.parent)
         text = read_text(place, display[name])
         if isinstance(text, Fault):

@@ -61,49 +61,6 @@ class Report:
         }
 
 
-class KeptWorker:
-    """One worker for many runs: it is ended when it dies, and when all is done."""
-
-    def __init__(self, exercise: Exercise) -> None:
-        self._exercise = exercise
-        self._worker: runner.Worker | None = None
-
-    def start(self, exercise: Exercise, device: str) -> runner.Worker:
-        """A back-end: the worker that is there, or a new one."""
-        if self._worker is None:
-            self._worker = runner.ColdWorker(exercise, device, warm=True)
-            self._worker.wait_until_ready()
-        return _LentWorker(self, self._worker)
-
-    def drop(self) -> None:
-        """End the worker."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
-
-
-class _LentWorker:
-    """A worker that outlives the run it is lent to."""
-
-    def __init__(self, owner: KeptWorker, worker: runner.Worker) -> None:
-        self._owner = owner
-        self._worker = worker
-        self.ready = worker.ready
-        self.request = worker.request
-        self.events = worker.events
-        self.kill_child = worker.kill_child
-
-    def wait_until_ready(self) -> None:
-        """It is."""
-
-    def kill(self) -> None:
-        """It does not answer any more."""
-        self._owner.drop()
-
-    def close(self) -> None:
-        """The next run will take it."""
-
-
 def verify(
     exercises: Sequence[Exercise],
     *,
@@ -139,7 +96,7 @@ def verify_one(
 ) -> Report:
     """Verify one exercise; whatever is in disorder is a problem of the report."""
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
-    kept = KeptWorker(exercise)
+    kept = runner.KeptWorker(exercise)
     try:
         every = declarations(exercise, report)
         chosen = [a for a in every if not tasks or a.task in tasks]
@@ -178,7 +135,7 @@ class _Run:
     """Grades files of an exercise in the worker that is kept."""
 
     exercise: Exercise
-    kept: KeptWorker
+    kept: runner.KeptWorker
 
     def __call__(
         self, files: Mapping[str, str], options: grading.Options, open_tasks: bool = True

@@ -13,7 +13,7 @@ from grader import course as courses
 from grader import grading, runner, source, stubs
 from grader.course import Course
 from grader.model import Attempt, Exercise
-from grader.verify import KeptWorker
+from grader.runner import KeptWorker
 
 # A test that wants a server starts one itself.
 os.environ["GRADE_NO_SERVER"] = "1"

@@ -16,8 +16,8 @@ from grader import course as courses
 from grader import grading, runner, source
 from grader.course import Course
 from grader.model import Attempt, Status
+from grader.runner import KeptWorker
 from grader.server import place, start, warm
-from grader.verify import KeptWorker
 from tests.grading_server import PATIENCE, Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux")

@@ -35,7 +35,7 @@ FLOORS = (
     {"carry", "catalogue", "console", "history", "notebook", "pages", "selection"},
     {"handout", "screens", "verdict"},
     {"grading", "release"},
-    {"assignments", "preview", "verify"},
+    {"assignments", "batch", "preview", "verify"},
     {"author", "doctor", "learner"},
     {"live", "setup", "update", "watch"},
     {"cli"},

@@ -1,0 +1,104 @@
+"""Many files at once: submissions that lie anywhere, each graded in a child of its own.
+
+They are somebody's papers, not attempts of whoever grades them: nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from grader import grading, runner, source
+from grader.course import Course
+from grader.errors import UsageError
+from grader.model import Attempt, Exercise
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A file that somebody handed in."""
+
+    path: Path
+    exercise: Exercise
+
+
+def papers(course: Course, words: Iterable[str]) -> list[Paper]:
+    """The files that words name outside of the course's own exercises; empty if any does not.
+
+    Raises:
+        UsageError: a file's name is the module of no exercise.
+    """
+    own = course.exercises_folder.resolve()
+    paths = [Path(word) for word in words]
+    if not paths or any(
+        path.suffix != ".py" or not path.is_file() or path.resolve().is_relative_to(own)
+        for path in paths
+    ):
+        return []
+    modules = {exercise.files[0]: exercise for exercise in course.exercises()}
+    for path in paths:
+        if path.name not in modules:
+            raise UsageError(
+                f"{path}: no exercise has a module of this name; keep the names of the stubs"
+            )
+    return [Paper(path, modules[path.name]) for path in paths]
+
+
+def grade(
+    found: Sequence[Paper], options: grading.Options, jobs: int | None = None
+) -> Iterator[tuple[Paper, Attempt]]:
+    """Grade papers side by side; each with its attempt, in their order.
+
+    Args:
+        found: files outside of the course.
+        options: for all of them.
+        jobs: how many at once; as many as there are processors if None.
+    """
+    workers = _Workers()
+    try:
+        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+            graded = pool.map(lambda paper: _grade(paper, options, workers), found)
+            yield from zip(found, graded, strict=True)
+    finally:
+        workers.drop()
+
+
+class _Workers:
+    """Warm workers, lent to one paper at a time."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, queue.SimpleQueue[runner.KeptWorker]] = {}
+        self._all: list[runner.KeptWorker] = []
+
+    def take(self, exercise: Exercise) -> runner.KeptWorker:
+        """One that is idle, or a new one."""
+        idle = self._idle.setdefault(exercise.id, queue.SimpleQueue())
+        try:
+            return idle.get_nowait()
+        except queue.Empty:
+            self._all.append(runner.KeptWorker(exercise))
+            return self._all[-1]
+
+    def give_back(self, exercise: Exercise, worker: runner.KeptWorker) -> None:
+        """It is idle again."""
+        self._idle[exercise.id].put(worker)
+
+    def drop(self) -> None:
+        """End them."""
+        for worker in self._all:
+            worker.drop()
+
+
+def _grade(paper: Paper, options: grading.Options, workers: _Workers) -> Attempt:
+    submission = source.read(
+        paper.exercise, paper.path, paper.path.parent, beside=paper.path.parent
+    )
+    worker = workers.take(paper.exercise)
+    try:
+        return grading.grade(paper.exercise, submission, options, backend=worker.start)
+    finally:
+        workers.give_back(paper.exercise, worker)
