@@ -314,13 +314,14 @@ def check_trace(
         fail(f"{extra[0]!r} is in the result, but it {why}")
     name = next(name for name in expected if got[name] != expected[name])
     why = ""
-    if got == inputs:
+    if got == inputs and set(got.values()) != {SINGLE}:
         why = ": these are the dtypes of the inputs; the outputs are asked for"
     elif all(value == SINGLE for value in got.values()):
         why = (
             ": everything came out in float32, so autocast was not on for this device type while "
             "the model ran"
         )
+        why += ", or these are the dtypes of the inputs" if got == inputs else ""
     elif expected[name] == SINGLE and device_type == "cpu":
         why = ": autocast leaves this one alone; was the model itself cast?"
     fail(
@@ -447,7 +448,8 @@ class TestDtypeTrace:
             new = set(vars(m)) - kept[id(m)]
             if getattr(m.forward, "__func__", None) is type(m).forward:
                 new.discard("forward")  # replaced for a while, and put back
-            expect(not new, f"a {type(m).__name__} has the new attribute {sorted(new)} afterwards")
+            names, kind = ", ".join(sorted(new)), type(m).__name__
+            expect(not new, f"a module ({kind}) has the new attribute {names} afterwards")
 
     @pytest.mark.points(1, "structure")
     def test_autocast_off(self, submission):
@@ -1019,14 +1021,19 @@ class TestAmpStep:
             batch.run(submission, HALF, max_norm)
             norm = batch.expected.norm()
             unit = batch.expected / norm
+            parts = batch.expected.split([p.numel() for p in batch.model.parameters()])
+            alone = [part * min(1.0, max_norm / part.norm().item()) for part in parts]
             assert_near(
                 batch.gradient(),
                 max_norm * unit,
-                f"the gradient at the step, with max_norm {max_norm},",
+                f"the gradient at the step with max_norm {max_norm}",
                 {
                     f"its norm is {max_norm / 1024:.2g}: the clipping saw gradients that were "
                     "still scaled; unscale first": max_norm / 1024 * unit,
                     f"its norm is {norm:.3g}: it was not clipped before the step": batch.expected,
+                    "each tensor was clipped by itself; the norm is that of all together": (
+                        torch.cat(alone)
+                    ),
                 },
             )
 
@@ -1073,8 +1080,8 @@ class TestAmpStep:
         _, stepped = batch.run(submission, BRAIN, x=x)
         expect(
             bool(stepped) and len(batch.used) == 1,
-            f"a batch with nan and a disabled scaler: {len(batch.used)} steps, stepped is "
-            f"{stepped!r}; a disabled scaler can't skip, so one step and True",
+            f"for a batch with nan and a disabled scaler the optimizer stepped {len(batch.used)} "
+            f"times, and stepped is {stepped!r}; a disabled scaler can't skip: once, and True",
         )
 
     @pytest.mark.points(2, "structure")
@@ -1373,7 +1380,9 @@ class TestPrecisionLab:
             for p, twin in zip(ps, twins, strict=True):
                 assert_dtype(p, BRAIN, "a weight after the step")
                 _, _, gap = neighbours(twin)
-                off = ((p.detach().double() - twin.detach().double()).abs() / gap).flatten()
+                # Near 0 a distance is smaller than what float32 itself is off by.
+                off = (p.detach().double() - twin.detach().double()).abs().flatten()
+                off = (off - 1e-5) / gap.flatten()
                 at = int(off.nan_to_num(INF).argmax())
                 got = p.detach().flatten()[at].item()
                 expect(
