@@ -107,6 +107,44 @@ def a_class_and_torch_quantile(fn, *, warmup=2, min_time=0.05, sync=None):
     return Stats(median, iqr, len(blocks) * inner, inner)
 
 
+@accepted("bench")
+def found_by_a_ruler_first(fn, *, warmup=2, min_time=0.05, sync=None):
+    """Times a growing block first, then all blocks; starts over with twice as many calls."""
+    from itertools import repeat
+
+    def elapsed(number):
+        (sync or int)()
+        start = time.perf_counter()
+        for _ in repeat(None, number):
+            fn()
+        (sync or int)()
+        end = time.perf_counter()
+        return end - start
+
+    def measured(number):
+        samples = []
+        while len(samples) < 7 or sum(samples) < min_time:
+            samples.append(elapsed(number))
+        return samples
+
+    for _ in range(warmup):
+        fn()
+    collects = gc.isenabled()
+    try:
+        gc.disable()
+        number = 1
+        while elapsed(number) < min_time / 5:
+            number *= 2
+        while min(samples := measured(number)) < min_time / 10:
+            number *= 2
+    finally:
+        if collects:
+            gc.enable()
+    samples = sorted(s / number for s in samples)
+    q = statistics.quantiles(samples, n=4, method="inclusive")
+    return Stats(statistics.median(samples), q[2] - q[0], len(samples) * number, number)
+
+
 @rejected("bench", by="test_drift_and_spikes", says="this is the mean")
 def mean_of_the_blocks(reference: str) -> str:
     return swap(reference, ("Stats(median,", "Stats(statistics.mean(times) / inner,"))
@@ -325,6 +363,17 @@ def trace(step, path):
     p.export_chrome_trace(str(path))
 
 
+@accepted("profile_and_trace")
+def hot_ops(fn, k):
+    """The older profiler, which the newer one drives."""
+    with torch.autograd.profiler.profile(use_cpu=True) as p:
+        fn()
+    rows = [(e.key, e.count, e.self_cpu_time_total) for e in p.key_averages() if "aten::" in e.key]
+    whole = sum(row[2] for row in rows)
+    rows.sort(key=lambda row: row[2], reverse=True)
+    return [(name, calls, own / whole) for name, calls, own in rows[:k]]
+
+
 @rejected("profile_and_trace", by="test_self_time", says="total time")
 def total_time(reference: str) -> str:
     return swap(reference, ("event.self_cpu_time_total", "event.cpu_time_total"))
@@ -510,6 +559,29 @@ def with_inspect(reference: str) -> str:
         reference,
         ("import gc\n", "import gc\nimport inspect\n"),
         ("reversed(traceback.extract_stack())", "inspect.stack()"),
+    )
+
+
+@accepted("find_syncs")
+def with_walk_stack(reference: str) -> str:
+    return swap(
+        reference,
+        (
+            "for frame in reversed(traceback.extract_stack()):",
+            "for frame in traceback.StackSummary.extract(traceback.walk_stack(None)):",
+        ),
+    )
+
+
+@accepted("find_syncs")
+def found_by_folders(reference: str) -> str:
+    return swap(
+        reference,
+        (
+            "if frame.filename != __file__ and not frame.filename.startswith(TORCH):",
+            "parts = Path(frame.filename).parts\n"
+            "        if 'torch' not in parts and Path(frame.filename).name != 'hot_spots.py':",
+        ),
     )
 
 
@@ -937,6 +1009,22 @@ class FastRanker(SlowRanker):
         safe = torch.where(empty | keep, torch.where(keep, scores, 0), -torch.inf)
         weights = torch.where(keep, safe.softmax(1), 0)
         return weights, (-weights).sort(dim=1, stable=True)[1]
+
+
+@accepted("optimise_it")
+class FastRanker(FastRanker):
+    """One row, mapped over the batch."""
+
+    def forward(self, queries, items, keep):
+        fades = torch.arange(1, keep.shape[1] + 1, device=keep.device).to(queries.dtype).log()
+
+        def row(query, item, kept):
+            scores = item @ query / math.sqrt(self.hidden) - self.fade * fades
+            scores = torch.where(kept, scores, torch.finfo(scores.dtype).min)
+            return torch.softmax(scores, 0) * kept
+
+        weights = torch.vmap(row)(self.query(queries), self.item(items), keep)
+        return weights, weights.sort(dim=1, descending=True, stable=True)[1]
 
 
 @accepted("optimise_it", file="report.json")
