@@ -252,8 +252,9 @@ def share_of_the_steps(loader, step, n, sync=None):
 
 
 @rejected("loader_share", by="test_one_step_a_batch")
-def fetches_all_then_steps(loader, step, n, sync=None):
-    return loader_share_of_the_reference([list(loader)[:n]][0][::-1], step, n, sync)
+def steps_in_reverse(loader, step, n, sync=None):
+    batches = list(loader)[:n]
+    return loader_share_of_the_reference(batches[::-1], step, n, sync)
 
 
 @rejected("loader_share", by="test_sync", says="no sync right before")

@@ -642,11 +642,12 @@ def noisy(
 
 
 def expect_all_different(rows: list[list[float]], what: str) -> None:
-    """No number comes twice."""
-    values = [value for row in rows for value in row]
+    """No row of noise comes twice; a single number may, in half the digits."""
+    values = [tuple(row) for row in rows]
     expect(
         len(set(values)) == len(values),
-        f"{what}: {len(values) - len(set(values))} of {len(values)} draws are duplicates of others",
+        f"{what}: {len(values) - len(set(values))} of {len(values)} rows of noise are duplicates of "
+        "others",
         got=len(set(values)),
         expected=len(values),
     )
