@@ -646,8 +646,8 @@ def expect_all_different(rows: list[list[float]], what: str) -> None:
     values = [tuple(row) for row in rows]
     expect(
         len(set(values)) == len(values),
-        f"{what}: {len(values) - len(set(values))} of {len(values)} rows of noise are duplicates of "
-        "others",
+        f"{what}: {len(values) - len(set(values))} of {len(values)} rows of noise are duplicates "
+        "of others",
         got=len(set(values)),
         expected=len(values),
     )
