@@ -663,7 +663,7 @@ def by_hand(model, ids, cfg):
         for p in model.parameters():
             p.grad.mul_((cfg.clip / (norm + 1e-6)).clamp(max=1.0))
         optimizer.step()
-        sums.append(float(loss))
+        sums.append(loss.item())
         if step == cfg.steps or step % cfg.eval_every == 0:
             model.eval()
             tail = ids[cut:]

@@ -931,8 +931,8 @@ def overfitting(seed: int) -> tuple[Pairs, Tensor, Plan]:
 class TestTrainLM:
     @pytest.mark.points(4, "training")
     def test_learns(self, submission):
-        """A small transformer gets below 0.6 nats in 200 steps."""
-        plan = Plan(200, 16, 48, 3e-3, 30, 1.0, 0.1, 25, 11)
+        """A small transformer gets below 0.6 nats in 300 steps."""
+        plan = Plan(300, 16, 48, 3e-3, 30, 1.0, 0.1, 50, 11)
         ids = toy(20_000, 11)
         torch.manual_seed(11)
         model = Judge(Sizes(25, 48, 64, 4, 2))
@@ -1727,28 +1727,25 @@ class TestGenerate:
         """A model that has been trained writes words of its text."""
         text = toy(20_000, 13)
         torch.manual_seed(13)
-        model = submission.GPT(Sizes(25, 32, 64, 4, 2)).train()
+        model = submission.GPT(Sizes(25, 24, 64, 4, 2)).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         generator = seeded(13)
-        prompt = torch.tensor([TOYTEXT.encode("the ")] * 4)
-        samples, losses = [], []
-        for step in range(1, 221):
-            starts = torch.randint(len(text) - 32, (16, 1), generator=generator)
-            windows = text[starts + torch.arange(33)]
+        prompt = torch.tensor([TOYTEXT.encode("the ")] * 8)
+        samples, steps = [], 240
+        for step in range(1, steps + 1):
+            starts = torch.randint(len(text) - 24, (16, 1), generator=generator)
+            windows = text[starts + torch.arange(25)]
             for group in optimizer.param_groups:
-                group["lr"] = 3e-3 * min(1, step / 30)
+                group["lr"] = 6e-3 * min(1, step / 30, 2 * (steps + 1 - step) / steps)
             loss = model(windows[:, :-1], windows[:, 1:])[1]
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            losses.append(float(loss.detach()))
             if step in (1, 60):
                 samples.append((step, written(submission, model, prompt[:1], 48)[0]))
-            if step > 60 and sum(losses[-5:]) / 5 < 0.42:
-                break
         texts = written(submission, model, prompt, 120)
-        samples.append((step, texts[0][:52]))
+        samples.append((steps, texts[0][:52]))
         picture(
             "text",
             "What it writes",
