@@ -713,7 +713,7 @@ def validates_on_the_front(reference: str) -> str:
 def shuffled_characters(reference: str) -> str:
     return reference.replace(
         "    split = len(ids)", "    ids = ids[torch.randperm(len(ids))]\n    split = len(ids)"
-    ).replace("cfg.steps + 1):", "min(cfg.steps, 25) + 1):")
+    ).replace("cfg.steps + 1):", "min(cfg.steps, 100) + 1):")
 
 
 @rejected("train_lm", by="test_best_weights", says="the last weights")
