@@ -125,7 +125,7 @@ def trace(step: Callable[[], object], path: str | Path) -> None:
     ### END SOLUTION
 
 
-### BEGIN SOLUTION 3: helpers
+### BEGIN SOLUTION 3: helpers of yours, if you like
 TORCH = str(Path(torch.__file__).parent)
 
 
@@ -182,7 +182,7 @@ def find_syncs(fn: Callable[[], object]) -> dict[str, int]:
     ### END SOLUTION
 
 
-### BEGIN SOLUTION 4: helpers
+### BEGIN SOLUTION 4: helpers of yours, if you like
 class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
