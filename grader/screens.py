@@ -65,7 +65,7 @@ def status(
 def next_step(terminal: Terminal, step: NextStep | None) -> None:
     """What to do now, with the command."""
     if step is None:
-        terminal.write("  Everything is done. grade report --open shows all of it.")
+        terminal.write("  Everything is done. grade certificate writes the page to keep.")
         return
     exercise, check = step.exercise, step.check
     title = f"{exercise.id}  {safe(exercise.title)}"

@@ -113,6 +113,7 @@ class IndexPage:
     title: str
     next: Next | None
     is_empty: bool  # the course has no exercises yet
+    is_finished: bool  # every day of the whole roadmap has passed
     curve: charts.Drawing | None
     statistics: tuple[Statistic, ...]
     weeks: tuple[Week, ...]
@@ -143,6 +144,7 @@ def index_page(
         title=title,
         next=_next(road, latest),
         is_empty=not exercises,
+        is_finished=bool(exercises) and not road.next and not set(planned) - set(by_id),
         curve=charts.loss_curve(road.curve),
         statistics=_statistics(road),
         weeks=_weeks(road, next_id, week_titles, planned),
