@@ -81,7 +81,7 @@ class Solver:
 
     def answer(self, questions: list[str]) -> list[str]:
         """Answer questions such as `"37+58="` with texts such as `"95"`, in their order."""
-        ### BEGIN SOLUTION 2: digit by digit
+        ### BEGIN SOLUTION 2: from questions to answers
         rows = []
         for question in questions:
             left, right = question.rstrip("=").split("+")
@@ -105,7 +105,7 @@ def train(seed: int, folder: str | Path, budget_s: float = 30.0, steps: int | No
         budget_s: CPU seconds, by `time.process_time()`, after which this function must be done.
         steps: how many optimizer steps to make; None: as many as you think fit.
     """
-    ### BEGIN SOLUTION 2: batches, loss on the answer, until the steps or the seconds are spent
+    ### BEGIN SOLUTION 2: train until the steps or the seconds are spent, and write
     end = time.process_time() + 0.9 * budget_s - 0.2
     torch.manual_seed(seed)
     network, rows = Network(), digits(train_pairs(seed))

@@ -66,7 +66,7 @@ class FastGPT:
         Returns:
             (batch, seq + n) int64
         """
-        ### BEGIN SOLUTION 4: the prompt at once, then token by token
+        ### BEGIN SOLUTION 4: from the prompt to the last token
         batch, seq = ids.shape
         cfg = self.cfg
         with torch.inference_mode():

@@ -69,7 +69,7 @@ def stays_in_eval(model: nn.Module, x: Tensor) -> Tensor:
 
 
 # mask: places where the mask is False have no influence on fn(x, mask), nor has it how many of
-# them stand at the end.
+# them stand at the end. Each row of the mask has a True.
 
 
 def mean_of_the_kept(x: Tensor, mask: Tensor) -> Tensor:
