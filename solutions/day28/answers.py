@@ -283,7 +283,7 @@ def nan_for_nothing(reference: str) -> str:
 
 @accepted("Solver")
 def all_signs_with_another_init(reference: str) -> str:
-    """The signs are tokens too; heads by reshape, no fused attention; a generator of its own."""
+    """The signs are tokens too; a generator of its own; the pairs of a seed are made once."""
     return swap(
         reference,
         (
@@ -302,6 +302,13 @@ def all_signs_with_another_init(reference: str) -> str:
         ("[:, 3:]", "[:, 5:]"),
         ("batch[:, 4:]", "batch[:, 6:]"),
         ("randint(len(rows), (BATCH,))", "randint(len(rows), (BATCH,), generator=draws)"),
+        ("digits(train_pairs(seed))", "rows_of(seed)"),
+        (
+            "def train(",
+            "@functools.cache\ndef rows_of(seed):\n    return digits(train_pairs(seed))\n\n\n"
+            "def train(",
+        ),
+        ("import argparse\n", "import argparse\nimport functools\n"),
         (
             "    torch.manual_seed(seed)\n",
             "    torch.manual_seed(seed)\n    draws = torch.Generator().manual_seed(seed)\n",
