@@ -291,6 +291,27 @@ class TestBestKeeper:
             "the mode is 'min', and the best so far counts, not the one before",
         )
 
+    @pytest.mark.points(2, "value")
+    def test_copy(self, submission):
+        """Training on doesn't change what is kept."""
+        for _ in range(2):
+            model = unsettle(small())
+            best = copied(model)
+            keeper = submission.BestKeeper()
+            keeper.update(model, 1.0)
+            unsettle(model)
+            later = copied(model)
+            keeper.update(model, 2.0)
+            keeper.restore(model)
+            for key, value in model.state_dict().items():
+                expect(
+                    not torch.equal(value, later[key]) or torch.equal(later[key], best[key]),
+                    f"{key} after restore is what training made of it, not what it was at the "
+                    "best update: state_dict() shows the model's own memory, so what was kept "
+                    "changed with the model",
+                )
+            assert_state(model, best, "after restore")
+
     @pytest.mark.points(1, "value")
     def test_max(self, submission):
         """In mode max a larger metric wins."""
@@ -335,27 +356,6 @@ class TestBestKeeper:
             "nan never wins, and nothing is ever better than a nan that did; every comparison "
             "with nan is False",
         )
-
-    @pytest.mark.points(2, "value")
-    def test_copy(self, submission):
-        """Training on doesn't change what is kept."""
-        for _ in range(2):
-            model = unsettle(small())
-            best = copied(model)
-            keeper = submission.BestKeeper()
-            keeper.update(model, 1.0)
-            unsettle(model)
-            later = copied(model)
-            keeper.update(model, 2.0)
-            keeper.restore(model)
-            for key, value in model.state_dict().items():
-                expect(
-                    not torch.equal(value, later[key]) or torch.equal(later[key], best[key]),
-                    f"{key} after restore is what training made of it, not what it was at the "
-                    "best update: state_dict() shows the model's own memory, so what was kept "
-                    "changed with the model",
-                )
-            assert_state(model, best, "after restore")
 
     @pytest.mark.points(1, "value")
     def test_buffers(self, submission):
@@ -951,6 +951,18 @@ def assert_draws(got: list[float], expected: list[float], source: str) -> None:
 
 @pytest.mark.task("Checkpointer")
 class TestCheckpointer:
+    @pytest.mark.points(2, "structure")
+    def test_weights_only(self, submission, tmp_path):
+        """The file loads under weights_only=True."""
+        keeper = submission.Checkpointer(tmp_path)
+        path = saved(keeper, tmp_path, 7, **run(1))
+        read(path)
+        latest = keeper.latest()
+        expect(
+            isinstance(latest, Path) and latest.resolve() == path.resolve(),
+            f"latest() is {latest!r}; expected the Path of the file that was saved",
+        )
+
     @pytest.mark.points(3, "value")
     def test_round_trip(self, submission, tmp_path):
         """Every object gets its state back, and load returns the step."""
@@ -1004,18 +1016,6 @@ class TestCheckpointer:
         expected = torch.randn(3, device="cuda").tolist()
         keeper.load()
         assert_draws(torch.randn(3, device="cuda").tolist(), expected, "CUDA")
-
-    @pytest.mark.points(2, "structure")
-    def test_weights_only(self, submission, tmp_path):
-        """The file loads under weights_only=True."""
-        keeper = submission.Checkpointer(tmp_path)
-        path = saved(keeper, tmp_path, 7, **run(1))
-        read(path)
-        latest = keeper.latest()
-        expect(
-            isinstance(latest, Path) and latest.resolve() == path.resolve(),
-            f"latest() is {latest!r}; expected the Path of the file that was saved",
-        )
 
     @pytest.mark.points(3, "structure")
     @pytest.mark.parametrize("keep", [1, 3])
