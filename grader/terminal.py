@@ -51,6 +51,9 @@ MARK_STYLES = {
     Mark.TODO: "accent",
 }
 
+COLOUR = re.compile("\x1b\\[[0-9;:]{0,40}m")
+"""Escapes that only colour a terminal."""
+
 # Control characters; what turns the direction of text or hides in it; surrogates without a partner.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -124,8 +127,9 @@ def of(stream: TextIO, color: str = "auto", variables: Mapping[str, str] = os.en
 def safe(text: str) -> str:
     """`text` without characters that act on a terminal: each is shown as its escape.
 
-    Newlines stay, tabs become spaces.
+    Newlines stay, tabs become spaces; escapes that only colour are left out.
     """
+    text = COLOUR.sub("", text)
     return _UNSAFE.sub(_escape, text.replace("\r\n", "\n").expandtabs(4))
 
 

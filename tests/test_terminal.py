@@ -76,7 +76,8 @@ def test_padding_counts_cells():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("\x1b[31mred", "\\x1b[31mred"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b[2J", "\\x1b[2J"),
         ("a\tb", "a   b"),
         ("a\r\nb", "a\nb"),
         ("over\rwritten", "over\\x0dwritten"),

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from grader.terminal import COLOUR
+
 PAGE_CHARACTERS = 20_000
 """How much of one text, such as the output of a check, a page shows."""
 
@@ -18,7 +20,6 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
-_COLOUR = re.compile("\x1b\\[[0-9;:]{0,40}m")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -30,7 +31,7 @@ def clean(value: str) -> str:
     """
     if not _UNSEEN.search(value):
         return value
-    value = _COLOUR.sub("", value).replace("\r\n", "\n")
+    value = COLOUR.sub("", value).replace("\r\n", "\n")
     if "\r" in value:
         value = "\n".join(_last_state(line) for line in value.split("\n"))
     return _UNSEEN.sub(_written_out, value)
