@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from grader.runner import KeptWorker
 
 # A test that wants a server starts one itself.
 os.environ["GRADE_NO_SERVER"] = "1"
+# A shell starts what runs in its background with Ctrl-C ignored, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURE_COURSE = Path(__file__).parent / "course"
 
