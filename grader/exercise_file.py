@@ -1,10 +1,12 @@
-"""The learner's file and its TODOs: which tasks are open, read off the text alone."""
+"""The learner's file: its TODOs, read off the text alone, and the data that it can import."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 TODO = re.compile(r"^\s*# TODO (\d+)\b:?\s*(.*)$")
 END_TODO = re.compile(r"^\s*# END TODO\b")
@@ -18,6 +20,17 @@ class Todo:
     task: int
     line: int  # of the comment, or of the `raise`
     words: str
+
+
+def importable(folder: Path, data: Iterable[str]) -> dict[str, str]:
+    """The data that is Python, by module name: a submission imports it as it was shipped.
+
+    Args:
+        folder: where the data lies.
+        data: names of files, as `exercise.toml` has them.
+    """
+    names = [name for name in data if name.endswith(".py")]
+    return {n.removesuffix(".py"): (folder / n).read_text(encoding="utf-8") for n in names}
 
 
 def open_task(message: str) -> int | None:

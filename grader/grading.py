@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from grader import runner, source, stubs, verdict
+from grader import exercise_file, runner, source, stubs, verdict
 from grader.errors import CourseError, EnvironmentFault, UsageError
 from grader.model import (
     DEFAULT_SEED,
@@ -123,7 +123,7 @@ def grade(
         display=file,
         checks=tuple(check.name for check in in_order(checks, options.first)),
         open_tasks=submission.open_tasks,
-        modules=_importable(exercise) | dict(options.modules),
+        modules=exercise_file.importable(exercise.source, exercise.data) | dict(options.modules),
         seed=options.seed,
         speed=options.speed,
         limits=limits,
@@ -203,15 +203,6 @@ def _beside(exercise: Exercise, handed_in: Collection[str]) -> dict[str, str]:
     missing = [name for name in exercise.files[1:] if name not in handed_in]
     data = {name: (exercise.source / name).read_text(encoding="utf-8") for name in exercise.data}
     return data | {name: stubs.text_of(exercise, name) for name in missing}
-
-
-def _importable(exercise: Exercise) -> dict[str, str]:
-    """The data that is Python, by module name: a submission imports it as it was shipped."""
-    return {
-        name.removesuffix(".py"): (exercise.source / name).read_text(encoding="utf-8")
-        for name in exercise.data
-        if name.endswith(".py")
-    }
 
 
 def _hold_to_suite(exercise: Exercise, raw: runner.RawRun) -> None:

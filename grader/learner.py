@@ -377,10 +377,14 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     index = folder / "index.html"
     desk.out.write(f"Written: {desk.course.display(index)}")
     if is_opened:
-        import webbrowser
-
-        webbrowser.open(index.resolve().as_uri())
+        _browse(index.resolve().as_uri())
     return OK
+
+
+def _browse(address: str) -> None:
+    import webbrowser
+
+    webbrowser.open(address)
 
 
 def certificate(desk: Desk, name: str, *, is_opened: bool) -> int:
@@ -409,9 +413,7 @@ def certificate(desk: Desk, name: str, *, is_opened: bool) -> int:
     pages.write_certificate(desk.course.title, name, own, attempts, desk.now, path)
     desk.out.write(f"Written: {desk.course.display(path)}")
     if is_opened:
-        import webbrowser
-
-        webbrowser.open(path.resolve().as_uri())
+        _browse(path.resolve().as_uri())
     return OK
 
 
@@ -469,9 +471,7 @@ def serve(desk: Desk, port: int, *, is_opened: bool) -> int:
         desk.out.write(f"The dashboard: {address}index.html")
         desk.out.write("Every grade refreshes it. Ctrl-C ends this.")
         if is_opened:
-            import webbrowser
-
-            webbrowser.open(f"{address}index.html")
+            _browse(f"{address}index.html")
 
     try:
         pages = serving.Pages(desk.course.reports, port)

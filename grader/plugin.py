@@ -483,11 +483,7 @@ def _importable(folder: Path) -> dict[str, str]:
     """Under plain pytest: the exercise's data that is Python, by module name."""
     toml = folder / "exercise.toml"
     data = tomllib.loads(toml.read_text(encoding="utf-8")).get("data", ()) if toml.exists() else ()
-    return {
-        name.removesuffix(".py"): (folder / name).read_text(encoding="utf-8")
-        for name in data
-        if name.endswith(".py")
-    }
+    return exercise_file.importable(folder, data)
 
 
 def _module(item: pytest.Item, session: Session) -> ModuleType | None:

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+
+import pytest
 
 from grader import grading, source
 from grader.model import Status
+
+
+@pytest.fixture
+def with_data(course, reference):
+    """The exercise with a Python file among its data, and an answer that imports it."""
+    folder = course.solutions_folder / "day01"
+    path = folder / "exercise.toml"
+    text = path.read_text(encoding="utf-8")
+    line = 'data = ["factors.py"]'
+    path.write_text(text.replace("data = []", line) if "data = []" in text else f"{line}\n{text}")
+    (folder / "factors.py").write_text("TWO = 2\n", encoding="utf-8")
+    answer = "from factors import TWO\n" + reference.replace("return x * 2", "return x * TWO")
+    return course.exercise("day01"), answer
 
 
 def order(exercise, *first):
@@ -48,3 +65,27 @@ def test_the_order_changes_what_is_told_first_and_not_the_attempt(
     statuses = [[(o.check.number, o.status) for o in a.outcomes] for a in attempts]
     assert statuses[0] == statuses[1]
     assert statuses[0][2] == ("2.1", Status.FAILED)
+
+
+def test_a_submission_imports_the_data_as_it_was_shipped(with_data):
+    exercise, answer = with_data
+    (exercise.folder / "factors.py").write_text("TWO = 3\n", encoding="utf-8")
+    submission = source.of(exercise, {"scaling.py": answer}, {"scaling.py": "scaling.py"})
+    statuses = [o.status for o in grading.grade(exercise, submission).outcomes]
+
+    assert statuses == [Status.PASSED] * 3 + [Status.SKIPPED]
+
+
+def test_plain_pytest_lets_the_reference_import_the_data(with_data):
+    exercise, answer = with_data
+    (exercise.source / "scaling.py").write_text(answer, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "grader.plugin"]
+    done = subprocess.run(
+        [*command, "--import-mode=importlib", str(exercise.source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=exercise.source,
+    )
+
+    assert "4 passed, 1 skipped" in done.stdout

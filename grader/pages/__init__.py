@@ -119,8 +119,8 @@ def write_certificate(
     Args:
         course_title: as `course.toml` has it.
         name: whose it is; may be empty.
-        exercises: of the course; those of the tracks beside the roadmap are left out.
-        attempts: of all exercises; each of the roadmap's has passed once.
+        exercises: of the roadmap.
+        attempts: each of these has passed once; those of other exercises are left out.
         now: aware; its time zone is the one that times are shown in.
         to: the file, such as `reports/certificate.html`; its folder is made.
 

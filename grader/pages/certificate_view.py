@@ -58,10 +58,9 @@ def certificate(
     now: datetime,
 ) -> Certificate:
     """The certificate of a roadmap whose days have all passed once."""
-    own = [exercise for exercise in exercises if exercise.track == "roadmap"]
-    ids = {exercise.id for exercise in own}
+    ids = {exercise.id for exercise in exercises}
     tried = sorted((a for a in attempts if a.exercise in ids), key=lambda a: a.started)
-    road = roadmap.of(own, tried, now)
+    road = roadmap.of(exercises, tried, now)
     weeks: dict[str, list[Row]] = {}
     for progress in road.progress:
         exercise, finished = progress.exercise, progress.finished
@@ -83,10 +82,10 @@ def certificate(
         name=name,
         first=text.date(tried[0].started.astimezone(now.tzinfo)),
         last=text.date(max(finishes).astimezone(now.tzinfo)),
-        days=len(own),
+        days=len(exercises),
         checks=sum(p.counted for p in road.progress),
         attempts=len(tried),
-        time=text.seconds(60 * round(road.seconds / 60)) if road.seconds >= 60 else "0 min",
+        time=text.minutes(road.seconds),
         weeks=tuple(Week(title, tuple(rows)) for title, rows in weeks.items()),
         seal=_seal(tried),
         made=f"Made on {text.date(now)}.",

@@ -230,7 +230,7 @@ def _statistics(road: roadmap.Roadmap) -> tuple[Statistic, ...]:
         ),
         Statistic(
             "Time in exercises",
-            text.seconds(60 * round(road.seconds / 60)) if road.seconds >= 60 else "0 min",
+            text.minutes(road.seconds),
             "",
             "Gaps between attempts in one exercise, each counted up to 15 minutes.",
         ),

@@ -99,6 +99,11 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def minutes(value: float) -> str:
+    """A time spent, to the minute."""
+    return seconds(60 * round(value / 60)) if value >= 60 else "0 min"
+
+
 def day(when: datetime) -> str:
     """``21 Nov``; months are spelled here, since strftime would follow the machine's locale."""
     return f"{when.day} {_MONTHS[when.month - 1]}"

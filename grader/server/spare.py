@@ -99,9 +99,12 @@ class Keeper:
             return 0
         finally:
             Path(self._listener.getsockname()).unlink(missing_ok=True)
-            for spare in (*self._lent, *([self._ahead] if self._ahead else [])):
+            for spare in self._all():
                 with contextlib.suppress(ProcessLookupError):
                     spare.process.kill()
+
+    def _all(self) -> list[_Spare]:
+        return [*self._lent, self._ahead] if self._ahead else [*self._lent]
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
@@ -146,8 +149,7 @@ class Keeper:
             self._selector.unregister(spare.client)
         _, status, usage = _wait(pid)
         spare.process.returncode = status  # it has been waited for
-        others = [s.process.pid for s in (*self._lent, *([self._ahead] if self._ahead else []))]
-        processes.end_family(pid, others)
+        processes.end_family(pid, [other.process.pid for other in self._all()])
         with contextlib.suppress(OSError):
             event = {"event": "ended", **processes.ending(status, usage)}
             spare.client.sendall(json.dumps(event).encode() + b"\n")

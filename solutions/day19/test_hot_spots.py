@@ -1278,15 +1278,17 @@ class TestFlopsAndRoofline:
             said = f"{fn.__name__} with {machine}" if machine else fn.__name__
             assert_equal(got["bound"], expected, what=f"the bound of {said}")
         names = ["256 x 256 product", "exp of 200 000", "30 sums of 5"]
+        found = [submission.cost(fn, *args) for _, fn, args, _ in cases[:3]]
+        steps = [count_ops(fn, *args).count for _, fn, args, _ in cases[:3]]
         picture(
             "bars",
             "What bounds the speed",
             "Microseconds by computing, by memory and by overhead; the longest bar is the bound.",
             labels=names,
             series=[
-                {"label": "compute", "values": [671.1, 0.0, 0.0]},
-                {"label": "memory", "values": [78.6, 160.0, 0.1]},
-                {"label": "overhead", "values": [5.0, 5.0, 150.0]},
+                {"label": "compute", "values": [got["flops"] / 5e4 for got in found]},
+                {"label": "memory", "values": [got["bytes_moved"] / 1e4 for got in found]},
+                {"label": "overhead", "values": [5.0 * count for count in steps]},
             ],
             log=True,
             unit="µs",
