@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from grader import answers, author, verify
+from grader import answers, author, grading, verify
 from grader.errors import CourseError, UsageError
+from grader.model import Status
 
 
 def edit(exercise, file, old, new):
@@ -202,3 +204,27 @@ def test_a_new_exercise_verifies_as_it_is(course, capsys):
         run(course, "new", "day02")
     with pytest.raises(UsageError, match="is no id"):
         run(course, "new", "second")
+
+
+@pytest.mark.parametrize(("unsure", "complaints"), [(1, 0), (99, 1)])
+def test_a_wrong_answer_that_is_too_noisy_to_tell_is_timed_again(
+    exercise, monkeypatch, unsure, complaints
+):
+    asked = []
+    grade = grading.grade
+
+    def noisy(*arguments, **options):
+        attempt = grade(*arguments, **options)
+        if len(attempt.outcomes) != 1:
+            return attempt
+        asked.append(attempt.outcomes[0].check.name)
+        if asked.count(asked[-1]) > unsure:
+            return attempt
+        outcomes = tuple(replace(o, status=Status.UNSURE) for o in attempt.outcomes)
+        return replace(attempt, outcomes=outcomes)
+
+    monkeypatch.setattr(verify.grading, "grade", noisy)
+    report = verify.verify_one(exercise, tasks=("triple",))
+
+    assert len(asked) == min(unsure + 1, verify.ASKED_AGAIN)
+    assert len(report.problems) == complaints
