@@ -9,13 +9,15 @@ and a sandbox of its own.
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 _PLAIN = (
+    "builtins",  # first: mending the others calls them
     "torch",
     "torch.nn.functional",
     "torch.nn",
@@ -33,7 +35,7 @@ _PLAIN = (
     "os",
     "json",
     "signal",
-    "builtins",
+    "operator",
     "random",
     "inspect",
     "pytest",
@@ -57,6 +59,19 @@ _CLASSES = (
     "_pytest.python.Function",
     "pytest_jsonreport.plugin.JSONReport",
     "pytest_jsonreport.plugin.JSONReportBase",
+)
+# Beside `grader.testing`. The server has more rooms in memory, which no verdict passes through.
+_JUDGES = frozenset(
+    {
+        "grader.exercise_file",
+        "grader.guard",
+        "grader.loading",
+        "grader.model",
+        "grader.plugin",
+        "grader.processes",
+        "grader.worker",
+        "__main__",  # the worker itself, where it was started as a program
+    }
 )
 # `torch.cuda` and friends fill themselves in on first use; a name that is new is nobody's theft.
 _LAZY = frozenset({"__warningregistry__", "__builtins__", "_"})
@@ -95,47 +110,37 @@ class Guard:
 
     file: str = ""  # the submission's, once it is loaded; "" switches the audit off
     findings: list[Finding] = field(default_factory=list)
-    _namespaces: list[tuple[str, Any, dict[str, Any]]] = field(default_factory=list)
-    _codes: list[tuple[str, FunctionType, Any]] = field(default_factory=list)
+    _spaces: list[_Space] = field(default_factory=list)
+    _codes: list[tuple[str, FunctionType, CodeType]] = field(default_factory=list)
 
     def snapshot(self) -> None:
         """Remember the identity of every public name that judges or measures."""
-        self._namespaces = [
-            (name, space, {k: v for k, v in vars(space).items() if k not in _LAZY})
-            for name, space in _spaces()
-        ]
+        self._spaces = [_space(name, space) for name, space in _spaces()]
         self._codes = [
-            (f"{name}.{key}", value, value.__code__)
-            for name, _, names in self._namespaces
-            for key, value in names.items()
+            (f"{space.name}.{key}", value, value.__code__)
+            for space in self._spaces
+            for key, value in zip(space.keys, space.values, strict=True)
             if isinstance(value, FunctionType)
         ]
 
     def compare(self) -> list[Finding]:
         """Put back every name that was replaced and say which ones they were."""
-        found = []
-        for name, space, names in self._namespaces:
-            now = vars(space)
-            for key, value in names.items():
-                if now.get(key, _GONE) is not value and not _is_dynamos(now.get(key), value):
-                    setattr(space, key, value)
-                    found.append(Finding(f"replaces {name}.{key}"))
-            if isinstance(space, type):
-                for key in sorted(set(now) - set(names) - _CACHES):
-                    if any(key in vars(base) for base in space.__mro__[1:]):
-                        delattr(space, key)
-                        found.append(Finding(f"replaces {name}.{key}"))
-        for name, function, code in self._codes:
-            if function.__code__ is not code:
-                function.__code__ = code
-                found.append(Finding(f"replaces the code of {name}"))
-        return found
+        return _comparer(self._spaces, self._codes)()
 
     def take(self) -> list[Finding]:
         """Return what was found since the last call: replaced names and audit events."""
-        found = [*self.findings, *self.compare()]
-        self.findings.clear()
-        return found
+        return self.sealed()()
+
+    def sealed(self) -> Callable[[], list[Finding]]:
+        """`take` as a function that whoever changes this class or this module does not reach."""
+        findings, compare = self.findings, _comparer(self._spaces, self._codes)
+
+        def take() -> list[Finding]:
+            found = [*findings, *compare()]
+            findings.clear()
+            return found
+
+        return take
 
     def watch(self) -> None:
         """Listen to the interpreter's audit events from now on; there is no way back."""
@@ -162,6 +167,70 @@ class Guard:
 
 
 _GONE = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """A module or a class as it was."""
+
+    name: str
+    it: Any
+    now: Mapping[str, Any]  # its names, whenever one looks
+    keys: tuple[str, ...]
+    values: tuple[Any, ...]
+    size: int  # how many names it had; 0 for a module, where new names are nobody's theft
+
+
+def _space(name: str, it: Any) -> _Space:
+    now = vars(it)
+    names = {key: value for key, value in now.items() if key not in _LAZY}
+    size = len(now) if isinstance(it, type) else 0
+    return _Space(name, it, now, tuple(names), tuple(names.values()), size)
+
+
+def _comparer(
+    spaces: Sequence[_Space], codes: Sequence[tuple[str, FunctionType, CodeType]]
+) -> Callable[[], list[Finding]]:
+    """A function that puts back what was replaced; it looks up no name that could be replaced.
+
+    Thousands of names are compared after every check, so the loop over them is the interpreter's.
+    """
+    every, over, same, count = all, map, operator.is_, len
+    functions = tuple(function for _, function, _ in codes)
+    before = tuple(code for _, _, code in codes)
+    code_of = operator.attrgetter("__code__")
+    mend = _mend
+
+    def compare() -> list[Finding]:
+        found: list[Finding] = []
+        for space in spaces:
+            is_same = every(over(same, over(space.now.get, space.keys), space.values))
+            if not is_same or (space.size and count(space.now) != space.size):
+                found += mend(space)
+        if not every(over(same, over(code_of, functions), before)):
+            for name, function, code in codes:
+                if function.__code__ is not code:
+                    function.__code__ = code
+                    found.append(Finding(f"replaces the code of {name}"))
+        return found
+
+    return compare
+
+
+def _mend(space: _Space) -> list[Finding]:
+    """Put back what is not as it was in one module or class."""
+    found = []
+    for key, value in zip(space.keys, space.values, strict=True):
+        now = space.now.get(key, _GONE)
+        if now is not value and not _is_dynamos(now, value):
+            setattr(space.it, key, value)
+            found.append(Finding(f"replaces {space.name}.{key}"))
+    if space.size:
+        for key in sorted(set(space.now) - set(space.keys) - _CACHES):
+            if any(key in vars(base) for base in space.it.__mro__[1:]):
+                delattr(space.it, key)
+                found.append(Finding(f"replaces {space.name}.{key}"))
+    return found
 
 
 def _is_dynamos(new: Any, value: Any) -> bool:
@@ -200,7 +269,7 @@ def _spaces() -> Iterator[tuple[str, Any]]:
         if space is not None:
             yield path, space
     for name, module in sorted(sys.modules.items()):
-        if name.startswith("grader.") and module is not None and name != __name__:
+        if name in _JUDGES or name.startswith("grader.testing"):
             yield name, module
             for key, value in sorted(vars(module).items()):
                 if isinstance(value, type) and value.__module__ == name:

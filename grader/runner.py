@@ -223,6 +223,10 @@ class ColdWorker:
         return last_line([text]) or f"exit code {self._process.returncode}"
 
 
+_UNSIGNED = frozenset({"forked", "ended"})
+"""Events about the process that serves a request, by the one that started it."""
+
+
 def cold(exercise: Exercise, device: str) -> Worker:
     """Start a fresh interpreter; it imports torch while the caller goes on."""
     return ColdWorker(exercise, device)
@@ -358,8 +362,10 @@ def _serve(
 ) -> bool:
     """Serve one request to its end; whether the worker can take another one."""
     check_of = {node: name for name, nodes in raw.nodes.items() for node in nodes}
+    key = os.urandom(8).hex()
     worker.request(
         {
+            "key": key,
             "nodes": pending,
             "source": {
                 "name": Path(job.module).stem,
@@ -387,6 +393,8 @@ def _serve(
         try:
             # Read anew for every event: a case that has ended moves the deadline.
             for event in worker.events(lambda: min(deadline, limit)):  # noqa: B023
+                if event["event"] not in _UNSIGNED and event.get("key") != key:
+                    continue  # written into the channel by someone else
                 match event["event"]:
                     case "started":
                         running = event["node"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from grader.guard import Guard
+from grader.guard import _JUDGES, Guard
 from grader.model import Status, Verdict
 
 BODY = "return x * 2"
@@ -29,6 +32,11 @@ PATCHES = [
     "import torch; torch.equal.__class__; torch.norm.__code__ = (lambda *a, **k: None).__code__",
     "import os; os._exit = lambda code: None",
     "import json; json.dumps = lambda *a, **k: '{}'",
+    "import grader.guard as g, torch; g.Guard.take = lambda s: []; torch.equal = lambda *a: 1",
+    "import grader.guard as g, torch; g.Guard.compare = lambda s: []; torch.equal = lambda *a: 1",
+    "import grader.guard as g; g._comparer = lambda *a: list",
+    "import grader.guard as g; g._mend = lambda space: []; g._EVENTS.clear; g._EVENTS = {}",
+    "import operator; operator.is_ = lambda a, b: True",
 ]
 
 LOOKS = [
@@ -88,6 +96,35 @@ def test_a_report_of_its_own_is_not_read(grade, reference):
 
     assert attempt.verdict is Verdict.FAILED
     assert attempt.score.earned == 0
+
+
+def test_events_in_the_workers_name_are_not_read(grade, reference):
+    nodes = ["TestDouble::test_doubles", "TestTriple::test_triples"]
+    forged = (
+        "import json, os\n"
+        f"for name in {nodes}:\n"
+        "    for folder in ('', 'solutions/day01/'):\n"
+        "        entry = {'nodeid': f'{folder}test_scaling.py::{name}', 'outcome': 'passed'}\n"
+        "        entry['metadata'] = {'status': 'passed', 'check': name}\n"
+        "        line = json.dumps({'event': 'loaded', 'output': ''}) + chr(10)\n"
+        "        line += json.dumps({'event': 'case', 'test': entry}) + chr(10)\n"
+        "        for number in range(3, 40):\n"
+        "            try: os.write(number, line.encode())\n"
+        "            except OSError: pass\n"
+        "os._exit(0)\n"
+    )
+    attempt = grade(f"{reference.replace(BODY, 'return x')}\n{forged}")
+
+    assert attempt.score.earned == 0
+    assert not any(outcome.status.earns for outcome in attempt.outcomes)
+
+
+def test_every_room_that_a_verdict_passes_through_is_watched():
+    code = "import grader.worker, grader.testing, sys; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rooms = {name for name in ran.stdout.split() if name.startswith("grader.")}
+
+    assert rooms <= {name for name in rooms if name in _JUDGES or name.startswith("grader.testing")}
 
 
 def test_honest_use_of_the_same_modules_is_no_finding(grade, reference):
