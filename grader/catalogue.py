@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from grader.course import Course
 from grader.errors import EnvironmentFault
 from grader.model import Exercise
 
+_remembered: dict[tuple[Path, Path], tuple[list[int], Exercise]] = {}
+"""What this process has read. The server's base reads everything once, and its children have it."""
+
 
 def exercises(course: Course) -> tuple[Exercise, ...]:
     """Every exercise, in the order of the course.
@@ -25,19 +29,55 @@ def exercises(course: Course) -> tuple[Exercise, ...]:
     Raises:
         CourseError: an `exercise.toml` or a suite is in disorder.
     """
+    found: dict[str, Exercise] = {}
+    for id in course.ids:
+        if exercise := _from_memory(course, id):
+            found[id] = exercise
+    if len(found) == len(course.ids):
+        return tuple(found.values())
     path = course.reports / "catalogue.json"
     kept = _load(path)
-    found: dict[str, tuple[list[int], Exercise]] = {}
     is_new = set(kept) != set(course.ids)
     for id in course.ids:
-        exercise = _unchanged(course, id, kept.get(id))
-        if exercise is None:
-            is_new = True
-            exercise = course.exercise(id)
-        found[id] = (_stamp(exercise), exercise)
+        unchanged = found.get(id) or _unchanged(course, id, kept.get(id))
+        is_new = is_new or unchanged is None
+        found[id] = _remember(course, unchanged or course.exercise(id))
+    every = tuple(found[id] for id in course.ids)
     if is_new:
-        _store(path, found)
-    return tuple(exercise for _, exercise in found.values())
+        _store(path, every)
+    return every
+
+
+def exercise(course: Course, id: str) -> Exercise:
+    """The exercise of that id.
+
+    Raises:
+        UsageError: there is none.
+        CourseError: its `exercise.toml` or its suite is in disorder.
+    """
+    if id not in course.ids:
+        return course.exercise(id)  # which says what there is
+    found = _from_memory(course, id)
+    if found is None:
+        found = _unchanged(course, id, _load(course.reports / "catalogue.json").get(id))
+    return _remember(course, found or course.exercise(id))
+
+
+def _from_memory(course: Course, id: str) -> Exercise | None:
+    stamp, exercise = _remembered.get(_key(course, id), ([], None))
+    try:
+        return exercise if exercise is not None and stamp == _stamp(exercise) else None
+    except OSError:
+        return None
+
+
+def _remember(course: Course, exercise: Exercise) -> Exercise:
+    _remembered[_key(course, exercise.id)] = (_stamp(exercise), exercise)
+    return exercise
+
+
+def _key(course: Course, id: str) -> tuple[Path, Path]:
+    return course.source_of(id), course.exercises_folder / id
 
 
 def _unchanged(course: Course, id: str, entry: Any) -> Exercise | None:
@@ -70,12 +110,11 @@ def _load(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _store(path: Path, found: dict[str, tuple[list[int], Exercise]]) -> None:
+def _store(path: Path, every: Iterable[Exercise]) -> None:
     document = {
         "version": grader.__version__,
         "exercises": {
-            id: {"stamp": stamp, "exercise": records.exercise_to_json(exercise)}
-            for id, (stamp, exercise) in found.items()
+            e.id: {"stamp": _stamp(e), "exercise": records.exercise_to_json(e)} for e in every
         },
     }
     # It saves time and nothing else: where it can't be written, the suites are read again.

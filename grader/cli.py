@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None, *, backend: Backend | None = None) -
         return FAULT_OF_GRADE
 
 
+@cache
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; `grade day23` is short for `grade check day23`."""
     common = _common()
@@ -252,13 +254,13 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from grader import learner, selection, watch
+    from grader import catalogue, learner, selection, watch
 
     desk = _desk(arguments)
     word = arguments.exercise or learner.next_id(desk)
     (id,) = selection.exercises(desk.course, [word])[:1]
     options = ["--no-server"] if arguments.no_server else []
-    return watch.watch(desk, desk.course.exercise(id), options)
+    return watch.watch(desk, catalogue.exercise(desk.course, id), options)
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:

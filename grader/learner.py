@@ -111,7 +111,7 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
         for place, id in enumerate(ids):
             if place and choice.shows_text and not choice.is_quiet:
                 desk.out.write()
-            exercise = desk.course.exercise(id)
+            exercise = catalogue.exercise(desk.course, id)
             attempt, document = _grade_one(desk, kept, exercise, choice, named.get(id))
             graded.append((exercise, attempt))
             documents.append(document)
@@ -783,7 +783,7 @@ def _exercise(desk: Desk, word: str | None) -> Exercise:
     found = selection.exercises(desk.course, [word])
     if len(found) > 1:
         raise UsageError(f"{word} names {len(found)} exercises; this command takes one")
-    return desk.course.exercise(found[0])
+    return catalogue.exercise(desk.course, found[0])
 
 
 def _check_for_hint(

@@ -18,6 +18,7 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def main() -> int:
     # Before the slow part: a server that is still starting can be ended too.
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
-    warm_up()
+    warm_up(root)
     from grader import plugin
 
     if plugin.accelerator() is not None:
@@ -56,14 +57,21 @@ def main() -> int:
     return Base(root, stem, lock).serve()
 
 
-def warm_up() -> None:
-    """Import what grading imports, and pay what torch's first calls cost, on one thread."""
-    import jinja2  # noqa: F401
+def warm_up(root: str) -> None:
+    """Import what grading imports, and do once what is slow only the first time.
+
+    On one thread, since a forked child has no other. The course's pages are written into a folder
+    that is thrown away: so every session has the parser, the exercises and the templates at hand.
+    """
     import psutil  # noqa: F401
 
-    from grader import catalogue, console, grading, learner, pages, worker  # noqa: F401
+    from grader import cli, console, grading, notebook, worker  # noqa: F401
+    from grader.server import session, warm  # noqa: F401
 
     worker.warm_up()
+    with tempfile.TemporaryDirectory(prefix="torch28-") as folder:
+        # What is wrong with the course is for a session to say.
+        cli.main(["-C", root, "report", "--out", folder, "--quiet"])
 
 
 def fingerprint() -> tuple[tuple[str, int, int], ...]:
