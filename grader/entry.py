@@ -19,7 +19,7 @@ def main() -> int:
     from grader import cli
 
     code = cli.main(argv)
-    if may_ask and code in (0, 1):
+    if may_ask and code in (0, 1) and client.is_grading(argv):
         _start(argv)
     return code
 

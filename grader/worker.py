@@ -90,13 +90,17 @@ def warm_up() -> None:
     """
     import _pytest.pytester  # noqa: F401  (pulls in what pytest loads late)
     import pytest_jsonreport.plugin  # noqa: F401
-    import torch
 
     _one_thread()
-    import torch._dynamo  # the first step of an optimizer imports it
-    import torch.testing
 
     import grader.testing  # noqa: F401
+
+    first_calls()
+
+
+def first_calls() -> None:
+    """Call once what most suites call."""
+    import torch
 
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4)).double()

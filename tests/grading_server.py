@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from grader.server import place, start
@@ -36,8 +37,19 @@ class Server:
             "code = client.ask(sys.argv[1:]); sys.exit(99 if code is None else code)"
         )
         environment = {k: v for k, v in os.environ.items() if k != "GRADE_NO_SERVER"}
-        done = subprocess.run(
-            [sys.executable, "-c", code, *argv],
+        done = self._run(["-c", code, *argv], environment)
+        return None if done.returncode == 99 else done.returncode, done.stdout, done.stderr
+
+    def without(self, *argv: str) -> tuple[int, str, str]:
+        """What the whole command prints without a server."""
+        done = self._run(["-m", "grader", *argv], os.environ | {"GRADE_NO_SERVER": "1"})
+        return done.returncode, done.stdout, done.stderr
+
+    def _run(
+        self, words: list[str], environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words],
             cwd=self.root,
             capture_output=True,
             text=True,
@@ -45,7 +57,6 @@ class Server:
             timeout=PATIENCE,
             check=False,
         )
-        return None if done.returncode == 99 else done.returncode, done.stdout, done.stderr
 
     def write(self, text: str) -> None:
         """Put a submission in place."""

@@ -60,6 +60,16 @@ def test_a_right_answer_passes_and_a_wrong_one_fails_warm_as_cold(server, refere
     assert "got [3.0, 3.0], expected 2" in wrong[1]
 
 
+@pytest.mark.parametrize("words", [["status"], ["status", "--week", "1"], ["next"]])
+def test_the_roadmap_is_the_same_warm_and_cold(server, reference, words):
+    server.write(reference.replace(BODY, "return x * 3"))
+    server.grade("day01")
+    warm, cold = server.grade(*words), server.without(*words)
+
+    assert warm == cold
+    assert warm[0] == 0
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -196,14 +206,18 @@ def test_a_killed_server_leaves_the_cold_path(server, reference):
         (["day23", "-v", "--seed", "7", "day03"], True),
         (["day23", "--device", "cpu"], False),
         (["exercises/day23/self_attention.py"], False),
-        (["status"], False),
+        (["status"], True),
+        (["next"], True),
+        (["status", "--week", "2"], True),
+        (["hint", "day23"], False),
+        (["reset", "day23"], False),
         (["-C", "x", "day23"], False),
         (["day23", "--no-server"], False),
         (["--help"], False),
         ([], False),
     ],
 )
-def test_only_a_plain_grading_is_asked_of_the_server(argv, can, monkeypatch):
+def test_only_a_plain_grading_and_the_roadmap_are_asked_of_the_server(argv, can, monkeypatch):
     monkeypatch.delenv("GRADE_NO_SERVER", raising=False)
 
     assert client.can_ask(argv) is can

@@ -18,16 +18,17 @@ SENT = ("TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORC
 _PLAIN = frozenset(
     {"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--failed-first", "--json"}
 )
-_VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color"})
+_VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color", "--week", "--track"})
 _PLAIN |= {"--no-record", "--no-report", "-x"}
+_VERBS = frozenset({"status", "next"})
 
 
 def can_ask(argv: list[str]) -> bool:
-    """Whether the words are a grading that a server can answer: ids, and options it knows."""
+    """Whether the words are something that a server can answer: ids, and options it knows."""
     if sys.platform not in ("linux", "darwin") or os.environ.get("GRADE_NO_SERVER"):
         return False
-    words = iter(argv)
-    ids = 0
+    ids = int(argv[:1] != [] and argv[0] in _VERBS)
+    words = iter(argv[ids:])
     for word in words:
         if word in _VALUED:
             next(words, None)
@@ -36,6 +37,11 @@ def can_ask(argv: list[str]) -> bool:
         elif word not in _PLAIN:
             return False
     return ids > 0
+
+
+def is_grading(argv: list[str]) -> bool:
+    """Whether the words that a server can answer ask for a grading."""
+    return argv[0] not in _VERBS
 
 
 def ask(argv: list[str]) -> int | None:
