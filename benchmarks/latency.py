@@ -81,6 +81,7 @@ def main() -> None:
                     rows.setdefault(name, []).append((first, wall, cpu))
                 _, _, _, text = timed([*grade, exercise.id, "--json", "--no-record"], root)
                 checks.append(sum(c["duration_s"] for c in json.loads(text)["checks"]))
+            memory = start.describe(str(root))
         finally:
             start.stop(str(root))
     alone = statistics.median(checks)
@@ -95,6 +96,7 @@ def main() -> None:
         print(f"| {name} | {len(found)} | {first} | {1000 * wall:.0f} ms | {ratio} |")
     warm, cold = (statistics.median(r[1] for r in rows[f"grade, {n}"]) for n in ("warm", "cold"))
     print(f"\nCold over warm: {cold / warm:.1f}")
+    print(f"\n{memory}")
 
 
 if __name__ == "__main__":
