@@ -118,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
         help="what changed between two attempts, or between one and the file",
     )
     history.add_argument("--restore", metavar="N", help="bring back attempt N, or save sN")
+    history.add_argument(
+        "--all", action="store_true", help="each attempt of grade watch on a line of its own; or -v"
+    )
     history.add_argument("-y", "--yes", action="store_true", help="don't ask")
     solution = verb("solution", "the reference, once all checks pass", _solution)
     solution.add_argument("exercise", help="the exercise")
@@ -217,6 +220,7 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     add("--no-server", action="store_true", help="start cold, and start no server")
     add("--no-record", action="store_true", help="leave no trace in the history")
     add("--no-report", action="store_true", help="write no pages")
+    add("--watched", action="store_true", help=argparse.SUPPRESS)  # `grade watch` says so itself
     add("--json", action="store_true", help="one JSON document; short for --format json")
     add("--format", choices=("text", "json"), help="default: text")
     add("-o", "--output", type=Path, metavar="FILE", help="write the JSON there, and show the text")
@@ -277,6 +281,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         seconds=arguments.timeout,
         stops_early=arguments.exitfirst,
         is_recorded=not arguments.no_record,
+        is_watched=arguments.watched,
         has_pages=not arguments.no_report,
         is_verbose=getattr(arguments, "verbose", False),
         is_quiet=getattr(arguments, "quiet", False),
@@ -336,7 +341,8 @@ def _history(arguments: argparse.Namespace) -> int:
 
     desk, exercise = _desk(arguments), arguments.exercise
     if arguments.diff is None and arguments.restore is None:
-        return learner.history(desk, exercise)
+        shows_all = arguments.all or getattr(arguments, "verbose", False)
+        return learner.history(desk, exercise, shows_all=shows_all)
     if exercise is None:
         raise UsageError("--diff and --restore need an exercise: grade history day01 --diff 1 2")
     if arguments.diff is not None:

@@ -75,7 +75,7 @@ class Watch:
             words = ("--no-speed", "--failed-first")
         # A process of its own: Ctrl-C reaches it alone, and the server answers it in a moment.
         self._run = subprocess.Popen(
-            [sys.executable, "-m", "grader", self.exercise.id, *words, *self.options],
+            [sys.executable, "-m", "grader", self.exercise.id, "--watched", *words, *self.options],
             cwd=self.desk.course.root,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

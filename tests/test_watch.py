@@ -64,7 +64,9 @@ def test_a_save_is_graded_and_a_comment_is_not(course, exercise, reference):
         watching.process.stdout.close()
 
     with History.open(course.reports / "history.db") as kept:
-        assert [a.is_solved for a in kept.attempts("day01")][:2] == [False, True]
+        attempts = kept.attempts("day01")
+    assert [a.is_solved for a in attempts][:2] == [False, True]
+    assert all(a.watched for a in attempts)
 
 
 def test_a_newer_save_cancels_a_run_that_hangs(course, exercise, reference):

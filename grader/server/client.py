@@ -19,7 +19,7 @@ _PLAIN = frozenset(
     {"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--failed-first", "--json"}
 )
 _VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color"})
-_PLAIN |= {"--no-record", "--no-report", "-x"}
+_PLAIN |= {"--no-record", "--no-report", "-x", "--watched"}
 
 
 def can_ask(argv: list[str]) -> bool:
