@@ -19,6 +19,25 @@ from grader.errors import EnvironmentFault
 from grader.model import Exercise
 
 
+_KNOWN: dict[Path, tuple[list[int], Exercise]] = {}
+"""What this process has read, by the exercise's folder; a server's children inherit it."""
+
+
+def exercise(course: Course, id: str) -> Exercise:
+    """One exercise, from memory where its files are as they were read.
+
+    Raises:
+        UsageError: there is none of that id.
+        CourseError: its `exercise.toml` or its suite is in disorder.
+    """
+    if id in course.ids and (known := _KNOWN.get(course.exercises_folder / id)) is not None:
+        stamp, found = known
+        with contextlib.suppress(OSError):
+            if found.source == course.source_of(id) and stamp == _stamp(found):
+                return found
+    return course.exercise(id)
+
+
 def exercises(course: Course) -> tuple[Exercise, ...]:
     """Every exercise, in the order of the course.
 
@@ -35,6 +54,7 @@ def exercises(course: Course) -> tuple[Exercise, ...]:
             is_new = True
             exercise = course.exercise(id)
         found[id] = (_stamp(exercise), exercise)
+        _KNOWN[exercise.folder] = found[id]
     if is_new:
         _store(path, found)
     return tuple(exercise for _, exercise in found.values())

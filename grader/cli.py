@@ -6,6 +6,7 @@ The rooms that a command needs are imported when it is called: `grade --help` im
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None, *, backend: Backend | None = None) -
         return FAULT_OF_GRADE
 
 
+@functools.cache
 def parser() -> argparse.ArgumentParser:
     """The parser of every command; `grade day23` is short for `grade check day23`."""
     common = _common()
@@ -193,6 +195,7 @@ def _verbs(top: argparse.ArgumentParser) -> list[str]:
     return list(action.choices)
 
 
+@functools.cache
 def _common() -> _Parser:
     """Options of every command, which may stand before the verb or after it."""
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)

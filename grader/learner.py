@@ -112,7 +112,7 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
         for place, id in enumerate(ids):
             if place and choice.shows_text and not choice.is_quiet:
                 desk.out.write()
-            exercise = desk.course.exercise(id)
+            exercise = catalogue.exercise(desk.course, id)
             attempt, document = _grade_one(desk, kept, exercise, choice, named.get(id))
             graded.append((exercise, attempt))
             documents.append(document)

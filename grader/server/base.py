@@ -47,6 +47,7 @@ def main() -> int:
     os.ftruncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())
     warm_up()
+    read_ahead(root)
     from grader import plugin
 
     if plugin.accelerator() is not None:
@@ -64,6 +65,17 @@ def warm_up() -> None:
     from grader import catalogue, console, grading, learner, pages, worker  # noqa: F401
 
     worker.warm_up()
+
+
+def read_ahead(root: str) -> None:
+    """Build and read what every grading needs before its first check; sessions inherit it."""
+    from grader import catalogue, cli, course
+    from grader.errors import GraderError
+
+    cli.parser()
+    # What is in disorder is said to whoever asks for it.
+    with contextlib.suppress(GraderError, OSError):
+        catalogue.exercises(course.find(Path(root)))
 
 
 def fingerprint() -> tuple[tuple[str, int, int], ...]:
