@@ -18,7 +18,6 @@ from grader.course import Course
 from grader.errors import EnvironmentFault
 from grader.model import Exercise
 
-
 _KNOWN: dict[Path, tuple[list[int], Exercise]] = {}
 """What this process has read, by the exercise's folder; a server's children inherit it."""
 

@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     watch = verb("watch", "check an exercise at every save", _watch)
     watch.add_argument("exercise", nargs="?", help="the exercise; the next one if left out")
     watch.add_argument("--no-server", action="store_true", help="start cold every time")
+    watch.add_argument(
+        "--poll", action="store_true", help="look at the files; don't wait to be told of saves"
+    )
     status = verb("status", "the roadmap: what is done, what is open", _status)
     status.add_argument("--week", type=int, metavar="N", help="only this week")
     status.add_argument("--track", metavar="NAME", help="only this track")
@@ -223,7 +226,8 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     add("--no-server", action="store_true", help="start cold, and start no server")
     add("--no-record", action="store_true", help="leave no trace in the history")
     add("--no-report", action="store_true", help="write no pages")
-    add("--watched", action="store_true", help=argparse.SUPPRESS)  # `grade watch` says so itself
+    # `grade watch` says so itself, and what its screen is to show.
+    add("--watched", choices=("save", "speed", "all"), default="", help=argparse.SUPPRESS)
     add("--json", action="store_true", help="one JSON document; short for --format json")
     add("--format", choices=("text", "json"), help="default: text")
     add("-o", "--output", type=Path, metavar="FILE", help="write the JSON there, and show the text")
@@ -265,7 +269,8 @@ def _watch(arguments: argparse.Namespace) -> int:
     word = arguments.exercise or learner.next_id(desk)
     (id,) = selection.exercises(desk.course, [word])[:1]
     options = ["--no-server"] if arguments.no_server else []
-    return watch.watch(desk, desk.course.exercise(id), options)
+    exercise = desk.course.exercise(id)
+    return watch.watch(desk, exercise, options, polls=arguments.poll)
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
@@ -284,7 +289,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         seconds=arguments.timeout,
         stops_early=arguments.exitfirst,
         is_recorded=not arguments.no_record,
-        is_watched=arguments.watched,
+        watched=arguments.watched,
         has_pages=not arguments.no_report,
         is_verbose=getattr(arguments, "verbose", False),
         is_quiet=getattr(arguments, "quiet", False),

@@ -71,7 +71,7 @@ class Choice:
     seconds: float | None = None
     stops_early: bool = False  # after the first exercise that doesn't pass
     is_recorded: bool = True
-    is_watched: bool = False  # by `grade watch`: nobody asked for this attempt
+    watched: str = ""  # by `grade watch`: "save", "speed", or "all" for the long report
     has_pages: bool = True
     is_verbose: bool = False
     is_quiet: bool = False
@@ -526,9 +526,12 @@ def _grade_one(
         page = ""
     report = None
     if choice.shows_text:
-        report = console.Report(
+        is_glance = choice.watched in ("save", "speed") and not desk.out.is_plain
+        report = (console.Glance if is_glance else console.Report)(
             desk.out, exercise, previous, choice.is_verbose, choice.is_quiet, page
         )
+        if isinstance(report, console.Glance):
+            report.has_only_news = choice.watched == "speed"
         report.begin()
     running = _Running(report)
     try:
@@ -540,7 +543,7 @@ def _grade_one(
             running.outcome,
             backend=choice.backend or runner.cold,
         )
-        attempt = replace(attempt, watched=choice.is_watched)
+        attempt = replace(attempt, watched=bool(choice.watched))
     except KeyboardInterrupt:
         desk.out.write()
         _keep_interrupted(
@@ -688,7 +691,7 @@ def _keep_interrupted(
             files=dict(submission.files),
             selected=True,
             open_tasks=submission.open_tasks,
-            watched=choice.is_watched,
+            watched=bool(choice.watched),
         )
         attempt = _record(desk, kept, attempt)
         said += f" Recorded as attempt {attempt.number}." if attempt.number else ""

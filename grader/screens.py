@@ -143,6 +143,14 @@ def _watched_line(terminal: Terminal, fold: Fold, place: str, now: datetime) -> 
     return f"  {sign} {place}  {when}  {left(said, 24)} {way}"
 
 
+def standing(terminal: Terminal, road: Roadmap, exercise: Exercise) -> str:
+    """How far the week of an exercise has come, or its track, in one line."""
+    own = road.of(exercise.id).exercise
+    groups = _groups(road, own.week, None if own.week else own.track)
+    name, found = next((n, p) for n, p in groups if any(q.exercise.id == own.id for q in p))
+    return f"{name}  {_sum_of(terminal, found)}"
+
+
 def hint(
     terminal: Terminal, check: Check, texts: Sequence[str], first: int, count: int, command: str
 ) -> None:
@@ -225,6 +233,12 @@ def _headline(terminal: Terminal, title: str, road: Roadmap) -> None:
 
 
 def _group_line(terminal: Terminal, name: str, exercises: Sequence[Progress]) -> None:
+    said = _sum_of(terminal, exercises)
+    terminal.write(f"  {terminal.styled(left(name, 10), 'bold')} {said}")
+
+
+def _sum_of(terminal: Terminal, exercises: Sequence[Progress]) -> str:
+    """Exercises and checks of a group, with a bar where a person looks at it."""
     done = sum(p.is_done for p in exercises)
     checks = sum(p.counted for p in exercises)
     passed = checks if done == len(exercises) else sum(min(p.passed, p.counted) for p in exercises)
@@ -232,7 +246,7 @@ def _group_line(terminal: Terminal, name: str, exercises: Sequence[Progress]) ->
     if terminal.is_terminal and not terminal.is_plain:
         filled = BAR_WIDTH * passed // checks if checks else 0
         said = f"{terminal.bar(filled, BAR_WIDTH)}  {said}"
-    terminal.write(f"  {terminal.styled(left(name, 10), 'bold')} {said}")
+    return said
 
 
 def _exercise_line(terminal: Terminal, progress: Progress, step: NextStep | None) -> str:

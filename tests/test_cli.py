@@ -505,7 +505,7 @@ def test_what_watch_made_is_one_line_of_history_until_all_is_asked_for(here, eng
     answer(here)
     cli.main(["day01", "--no-report"])
     for _ in range(3):
-        cli.main(["day01", "--no-report", "--watched"])
+        cli.main(["day01", "--no-report", "--watched", "save"])
     capsys.readouterr()
 
     assert [a.watched for a in kept(here)] == [False, True, True, True]

@@ -37,12 +37,15 @@ class Watching:
             self.lines.append(line)
 
     def wait_for(self, words, times=1):
+        self.wait_until(lambda: "".join(self.lines).count(words) >= times, words)
+
+    def wait_until(self, holds, what=""):
         limit = time.monotonic() + 90
         while time.monotonic() < limit:
-            if "".join(self.lines).count(words) >= times:
+            if holds():
                 return
             time.sleep(0.05)
-        raise AssertionError(f"never printed {words!r} {times} times: {''.join(self.lines)}")
+        raise AssertionError(f"it never came to {what!r}: {''.join(self.lines)}")
 
 
 def test_a_save_is_graded_and_a_comment_is_not(course, exercise, reference):
@@ -69,11 +72,13 @@ def test_a_save_is_graded_and_a_comment_is_not(course, exercise, reference):
     assert all(a.watched for a in attempts)
 
 
-def test_a_newer_save_cancels_a_run_that_hangs(course, exercise, reference):
-    exercise.submission.write_text(reference.replace(BODY, "while True: pass"), encoding="utf-8")
+def test_a_newer_save_cancels_a_run_that_hangs(course, exercise, reference, tmp_path):
+    begun = tmp_path / "begun"
+    hangs = f"open({str(begun)!r}, 'w').close()\n    while True: pass"
+    exercise.submission.write_text(reference.replace(BODY, hangs), encoding="utf-8")
     watching = Watching(course.root, stdin=subprocess.DEVNULL)
     try:
-        watching.wait_for("torch 2")  # the worker is there, the first check hangs
+        watching.wait_until(begun.exists)
         started = time.monotonic()
         exercise.submission.write_text(reference, encoding="utf-8")
         watching.wait_for("3 of 3 checks pass")
