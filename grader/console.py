@@ -500,7 +500,8 @@ class Glance(Report):
             self._task = outcome.check.task
             return
         about = f" {outcome.check.kind}" if outcome.status.is_mistake else ""
-        self._write_mark(finding, f"{finding.number}{about}")
+        width = max(cells(check.number) for check in self.exercise.checks)
+        self._write_mark(finding, left(finding.number, width) + about)
 
     def finish(self, attempt: Attempt, closing: Closing) -> None:
         """Write the check to mend first with all that is known of it, and the sum."""
@@ -524,7 +525,7 @@ class Glance(Report):
         style = "pass bold" if attempt.is_solved else "bold"
         self.terminal.write(" " + self.terminal.styled(self._verdict_line(attempt), style))
         if attempt.is_solved and closing.has_solution:
-            self.terminal.write(f" grade solution {self.exercise.id} --diff: beside the reference")
+            self.terminal.write(f" beside the reference: grade solution {self.exercise.id} --diff")
 
     def _mend(self, finding: Finding) -> None:
         number = finding.number

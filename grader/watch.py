@@ -281,6 +281,10 @@ class Watch:
             road = roadmap.of(every, kept.attempts(), self.desk.now)
             rule = "" if out.is_plain else f" {'-' * (out.width - 2)}\n"
             out.write(f"{rule} {screens.standing(out, road, self.exercise)}")
+        self._write_keys()
+
+    def _write_keys(self) -> None:
+        out = self.desk.out
         if not self.has_keys:
             out.write(" waiting for a save")
             return
@@ -304,11 +308,14 @@ class Watch:
                 case "h":
                     self.desk.out.write()
                     learner.hint(self.desk, self.exercise.id, None, shows_all=False, is_reset=False)
+                    self._write_keys()
                 case "l":
                     self.desk.out.write()
                     learner.status(self.desk, self.exercise.week, None)
+                    self._write_keys()
                 case "o":
                     self._open()
+                    self._write_keys()
                 case "n":
                     self._next()
 
