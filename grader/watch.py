@@ -122,7 +122,8 @@ class Asked:
         """Show what has come; the exit code once it has ended."""
         if self._instead is not None:
             return self._instead.poll()
-        self._read(0.0)
+        if not self._answer.is_over:
+            self._read(0.0)
         if not self._answer.is_over:
             return None
         self._answer.connection.close()
