@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -18,7 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from grader import course as courses
+from grader.model import Exercise
 from grader.server import place, start
 
 
@@ -42,11 +46,76 @@ def timed(command: list[str], cwd: Path) -> tuple[float, float, float, str]:
     return first, wall, cpu, "".join(lines)
 
 
+class Watching:
+    """`grade watch` on a terminal of its own."""
+
+    def __init__(self, command: list[str], cwd: Path) -> None:
+        self._terminal, theirs = os.openpty()
+        self._process = psutil.Popen(
+            command,
+            cwd=cwd,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"NO_COLOR": "1"},
+        )
+        os.close(theirs)
+        self._said = ""
+        self._until("waiting for a save")
+
+    def save(self, path: Path, text: str) -> tuple[float, float, float]:
+        """Seconds from a save to the first check's mark, to the end, and of CPU of this process."""
+        before = sum(self._process.cpu_times()[:2])
+        clock = time.perf_counter()
+        path.write_text(text, encoding="utf-8")
+        self._until("[✓✗] +[0-9]+[.][0-9]+")
+        first = time.perf_counter() - clock
+        cpu = sum(self._process.cpu_times()[:2]) - before
+        self._until("waiting for a save")
+        return first, time.perf_counter() - clock, cpu
+
+    def _until(self, pattern: str) -> None:
+        while not (found := re.search(pattern, self._said)):
+            self._said += os.read(self._terminal, 65536).decode(errors="replace")
+        self._said = self._said[found.end() :]
+
+    def end(self) -> None:
+        """Press q."""
+        os.write(self._terminal, b"q")
+        self._process.wait()
+        os.close(self._terminal)
+
+
+def watched(grade: list[str], exercise: Exercise, root: Path, rounds: int) -> None:
+    """Print how soon a save has its first verdict, beside `grade` as a whole process, by turns."""
+    path = root / "exercises" / exercise.id / exercise.files[0]
+    text = path.read_text(encoding="utf-8")
+    rows: dict[str, list[tuple[float, float, float]]] = {"grade watch": [], "grade": []}
+    watching = Watching([*grade, "watch", exercise.id], root)
+    watching.save(path, f"{text}\n_round = -1\n")  # the zygote collects the suite
+    for number in range(rounds):
+        rows["grade watch"].append(watching.save(path, f"{text}\n_round = {number}\n"))
+        rows["grade"].append(timed([*grade, exercise.id, "--no-speed"], root)[:3])
+    watching.end()
+    print(f"| {exercise.id}, from the save | rounds | first verdict | least | CPU of the process |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, found in rows.items():
+        firsts, _, cpus = zip(*found, strict=True)
+        middle, least = 1000 * statistics.median(firsts), 1000 * min(firsts)
+        cpu = 1000 * statistics.median(cpus)
+        print(f"| {name} | {rounds} | {middle:.0f} ms | {least:.0f} ms | {cpu:.0f} ms |")
+    ratios = [one[0] / other[0] for one, other in zip(*rows.values(), strict=True)]
+    print(
+        f"\nFirst verdict, watch over grade, median of the rounds: {statistics.median(ratios):.2f}"
+    )
+
+
 def main() -> None:
     """Print a table of medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("exercise", nargs="?", default="day23")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--watch", action="store_true", help="only: a save under `grade watch`")
     arguments = parser.parse_args()
     repository = courses.find(Path(__file__).parent)
     exercise = repository.exercise(arguments.exercise)
@@ -67,6 +136,9 @@ def main() -> None:
             time.sleep(0.05)
         try:
             timed([*grade, exercise.id], root)  # the zygote collects the suite
+            if arguments.watch:
+                watched(grade, exercise, root, arguments.rounds)
+                return
             rows: dict[str, list[tuple[float, float, float]]] = {}
             checks = []
             for number in range(arguments.rounds):

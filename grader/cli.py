@@ -93,6 +93,9 @@ def parser() -> argparse.ArgumentParser:
     watch = verb("watch", "check an exercise at every save", _watch)
     watch.add_argument("exercise", nargs="?", help="the exercise; the next one if left out")
     watch.add_argument("--no-server", action="store_true", help="start cold every time")
+    watch.add_argument(
+        "--poll", action="store_true", help="look at the files; don't wait to be told of saves"
+    )
     status = verb("status", "the roadmap: what is done, what is open", _status)
     status.add_argument("--week", type=int, metavar="N", help="only this week")
     status.add_argument("--track", metavar="NAME", help="only this track")
@@ -120,6 +123,9 @@ def parser() -> argparse.ArgumentParser:
         help="what changed between two attempts, or between one and the file",
     )
     history.add_argument("--restore", metavar="N", help="bring back attempt N, or save sN")
+    history.add_argument(
+        "--all", action="store_true", help="each attempt of grade watch on a line of its own; or -v"
+    )
     history.add_argument("-y", "--yes", action="store_true", help="don't ask")
     solution = verb("solution", "the reference, once all checks pass", _solution)
     solution.add_argument("exercise", help="the exercise")
@@ -192,6 +198,7 @@ def _verbs(top: argparse.ArgumentParser) -> list[str]:
     return list(action.choices)
 
 
+@cache
 def _common() -> _Parser:
     """Options of every command, which may stand before the verb or after it."""
     common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -219,6 +226,8 @@ def _add_check(check: argparse.ArgumentParser) -> None:
     add("--no-server", action="store_true", help="start cold, and start no server")
     add("--no-record", action="store_true", help="leave no trace in the history")
     add("--no-report", action="store_true", help="write no pages")
+    # `grade watch` says so itself, and what its screen is to show.
+    add("--watched", choices=("save", "speed", "all"), default="", help=argparse.SUPPRESS)
     add("--json", action="store_true", help="one JSON document; short for --format json")
     add("--format", choices=("text", "json"), help="default: text")
     add("-o", "--output", type=Path, metavar="FILE", help="write the JSON there, and show the text")
@@ -260,7 +269,8 @@ def _watch(arguments: argparse.Namespace) -> int:
     word = arguments.exercise or learner.next_id(desk)
     (id,) = selection.exercises(desk.course, [word])[:1]
     options = ["--no-server"] if arguments.no_server else []
-    return watch.watch(desk, catalogue.exercise(desk.course, id), options)
+    exercise = catalogue.exercise(desk.course, id)
+    return watch.watch(desk, exercise, options, polls=arguments.poll)
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
@@ -279,6 +289,7 @@ def _choice(arguments: argparse.Namespace) -> Choice:
         seconds=arguments.timeout,
         stops_early=arguments.exitfirst,
         is_recorded=not arguments.no_record,
+        watched=arguments.watched,
         has_pages=not arguments.no_report,
         is_verbose=getattr(arguments, "verbose", False),
         is_quiet=getattr(arguments, "quiet", False),
@@ -338,7 +349,8 @@ def _history(arguments: argparse.Namespace) -> int:
 
     desk, exercise = _desk(arguments), arguments.exercise
     if arguments.diff is None and arguments.restore is None:
-        return learner.history(desk, exercise)
+        shows_all = arguments.all or getattr(arguments, "verbose", False)
+        return learner.history(desk, exercise, shows_all=shows_all)
     if exercise is None:
         raise UsageError("--diff and --restore need an exercise: grade history day01 --diff 1 2")
     if arguments.diff is not None:

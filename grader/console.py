@@ -408,7 +408,11 @@ class Report:
             write(f"  The page, to open in a browser: {closing.page}")
         write()
         place = next((f"{line.file}:{line.number}" for line in first.values()), "the file")
-        write(f"  Next: open {place}, then grade {exercise.id}")
+        write(f"  Next: open {place}, then {self._again()}")
+
+    def _again(self) -> str:
+        """What the learner does to have the file graded once more."""
+        return f"grade {self.exercise.id}"
 
     def _fault(self, fault: Fault) -> None:
         write, id = self.terminal.write, self.exercise.id
@@ -423,7 +427,7 @@ class Report:
             write()
             write("  No check was run. Not counted as an attempt.")
             restore = f"grade reset {id} puts the stub there"
-            write(f"  Next: {restore}" if fault.kind == "missing" else f"  Next: grade {id}")
+            write(f"  Next: {restore if fault.kind == 'missing' else self._again()}")
             return
         where = f" on line {fault.line}" if fault.line else ""
         file = safe(fault.file) or self.exercise.files[0]
@@ -438,8 +442,8 @@ class Report:
         self._source(fault, said)
         write()
         write("  No check was run. Not counted as an attempt.")
-        mend = f"fix line {fault.line}, then grade {id}" if fault.line else f"grade {id}"
-        write(f"  Next: {mend}")
+        again = self._again()
+        write(f"  Next: {f'fix line {fault.line}, then {again}' if fault.line else again}")
 
     def _source(self, fault: Fault, said: str) -> None:
         """The lines around a fault, with a caret below the place."""
@@ -462,6 +466,93 @@ class Report:
                 write(f"      {'':{width}} | {indent}{self.terminal.styled(first, 'fail')}")
                 for more in rest:
                     write(f"      {'':{width}} | {' ' * cells(indent)}{more}")
+
+
+@dataclass(slots=True)
+class Glance(Report):
+    """One grading as `grade watch` shows it: a mark for each check, and what to mend first.
+
+    The title and the time stand above it already.
+    """
+
+    has_only_news: bool = False  # no mark for a check that ended as it did before
+    _column: int = 0
+    _ended: list[Finding] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Write nothing: the title stands there."""
+
+    def start(self, environment: Environment | None) -> None:
+        """Write nothing: where the checks run is the same at every save."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Write the mark and the number of a check."""
+        self._shown.add(outcome.check.name)
+        before = self.previous.get(outcome.check.name)
+        finding = feedback.of(outcome, self.exercise, previous=before)
+        self._ended.append(finding)
+        if self.has_only_news and before is outcome.status:
+            return
+        if outcome.status is Status.TODO:
+            if outcome.check.task != self._task:
+                number = self.exercise.task(outcome.check.task).number
+                self._write_mark(finding, f"{number} still to be written")
+            self._task = outcome.check.task
+            return
+        about = f" {outcome.check.kind}" if outcome.status.is_mistake else ""
+        width = max(cells(check.number) for check in self.exercise.checks)
+        self._write_mark(finding, left(finding.number, width) + about)
+
+    def finish(self, attempt: Attempt, closing: Closing) -> None:
+        """Write the check to mend first with all that is known of it, and the sum."""
+        if attempt.fault is not None and not attempt.outcomes:
+            self._fault(attempt.fault)
+            return
+        if attempt.verdict is Verdict.NOT_STARTED:
+            self._not_started(closing)
+            return
+        for outcome in attempt.outcomes:
+            if outcome.check.name not in self._shown:
+                self.outcome(outcome)
+        if self._column:
+            self.terminal.write()
+        statuses = {o.check.name: o.status for o in attempt.outcomes}
+        chosen = [c for c in self.exercise.checks if c.name in statuses]
+        first = feedback.fix_first(chosen, statuses)
+        for finding in self._ended:
+            if finding.outcome.check == first and finding.outcome.status.is_mistake:
+                self._mend(finding)
+        style = "pass bold" if attempt.is_solved else "bold"
+        self.terminal.write(" " + self.terminal.styled(self._verdict_line(attempt), style))
+        if attempt.is_solved and closing.has_solution:
+            self.terminal.write(f" beside the reference: grade solution {self.exercise.id} --diff")
+
+    def _mend(self, finding: Finding) -> None:
+        number = finding.number
+        self.terminal.write(" " + self._rule())
+        for place, line in enumerate(wrap(safe(finding.title), self.terminal.width - 12)):
+            before = f" {self._sign(finding)} {left(number, 7)}" if not place else " " * 10
+            self.terminal.write(f"{before} {line}")
+        self._unfold(finding)
+
+    def _write_mark(self, finding: Finding, text: str) -> None:
+        width = cells(self.terminal.mark(finding.mark)) + 1 + cells(text)
+        if self._column and self._column + 3 + width > self.terminal.width:
+            self.terminal.write()
+            self._column = 0
+        gap = "   " if self._column else " "
+        self.terminal.write(f"{gap}{self._sign(finding)} {text}", end="")
+        self._column += cells(gap) + width
+
+    def _sign(self, finding: Finding) -> str:
+        mark = finding.mark
+        return self.terminal.styled(self.terminal.mark(mark), MARK_STYLES[mark])
+
+    def _rule(self) -> str:
+        return "-" * (self.terminal.width - 2)
+
+    def _again(self) -> str:
+        return "save it"
 
 
 def paper(terminal: Terminal, name: str, attempt: Attempt) -> None:

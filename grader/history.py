@@ -78,6 +78,10 @@ MIGRATIONS = (
     );
     CREATE INDEX marks_of_exercise ON marks (exercise);
     """,
+    """
+    -- 1: `grade watch` made it
+    ALTER TABLE attempts ADD COLUMN watched INTEGER NOT NULL DEFAULT 0
+    """,
 )
 """Schema 1, then one script for each later schema; `PRAGMA user_version` says which have run."""
 
@@ -167,8 +171,8 @@ class History:
             files = _keep_texts(connection, attempt.files)
             connection.execute(
                 "INSERT INTO attempts (exercise, number, started, seconds, verdict, passed,"
-                " counted, earned, possible, skipped, selected, statuses, files, record)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " counted, earned, possible, skipped, selected, statuses, files, record, watched)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     attempt.exercise,
                     last + 1,
@@ -184,6 +188,7 @@ class History:
                     records.dumps({name: str(s) for name, s in summary.statuses.items()}),
                     files,
                     record,
+                    int(attempt.watched),
                 ),
             )
         return replace(attempt, number=last + 1)
@@ -258,8 +263,10 @@ class History:
     def attempts(self, exercise: str | None = None) -> list[AttemptSummary]:
         """All attempts, or those of one exercise, oldest first."""
         with self._reading() as connection:
+            # An older file that can't be written has not been brought up to date.
+            watched = "watched" if _version(self.path, connection) >= 3 else "0"
             rows = connection.execute(
-                f"SELECT {SUMMARY_COLUMNS} FROM attempts"
+                f"SELECT {SUMMARY_COLUMNS}, {watched} FROM attempts"
                 " WHERE ?1 IS NULL OR exercise = ?1 ORDER BY id",
                 (exercise,),
             ).fetchall()
@@ -395,7 +402,7 @@ SUMMARY_COLUMNS = (
 
 
 def _summary(
-    row: tuple[str, int, str, float, str, int, int, int, int, int, int, str],
+    row: tuple[str, int, str, float, str, int, int, int, int, int, int, str, int],
 ) -> AttemptSummary:
     exercise, number, started, seconds, verdict, passed, counted, earned, possible, skipped = row[
         :10
@@ -413,6 +420,7 @@ def _summary(
         skipped=skipped,
         statuses={name: Status(status) for name, status in json.loads(row[11]).items()},
         selected=bool(row[10]),
+        watched=bool(row[12]),
     )
 
 

@@ -71,6 +71,7 @@ class Choice:
     seconds: float | None = None
     stops_early: bool = False  # after the first exercise that doesn't pass
     is_recorded: bool = True
+    watched: str = ""  # by `grade watch`: "save", "speed", or "all" for the long report
     has_pages: bool = True
     is_verbose: bool = False
     is_quiet: bool = False
@@ -293,14 +294,24 @@ def reset(desk: Desk, word: str, *, is_sure: bool) -> int:
     return OK
 
 
-def history(desk: Desk, word: str | None) -> int:
-    """All attempts, or those of one exercise with what else was kept."""
+def history(desk: Desk, word: str | None, *, shows_all: bool = False) -> int:
+    """All attempts, or those of one exercise with what else was kept.
+
+    Args:
+        desk: where they are, and where they are shown.
+        word: the exercise; the latest attempts at any of them if None.
+        shows_all: each attempt on a line of its own, those of `grade watch` too.
+    """
+
+    def folded(found: Sequence[AttemptSummary]) -> list[roadmap.Fold]:
+        return [roadmap.Fold((a,)) for a in found] if shows_all else roadmap.folds(found)
+
     with History.open(desk.database) as kept:
         if word is None:
-            found = kept.attempts()[-40:]
+            found = kept.attempts()
             if not found:
                 desk.out.write("No attempts yet. grade next says where to begin.")
-            screens.attempts(desk.out, found, [], desk.now, with_names=True)
+            screens.attempts(desk.out, folded(found)[-40:], [], desk.now, with_names=True)
             return OK
         exercise = _exercise(desk, word)
         found, saves = kept.attempts(exercise.id), kept.saves(exercise.id)
@@ -311,7 +322,7 @@ def history(desk: Desk, word: str | None) -> int:
         ]
         if not found and not saves:
             desk.out.write(f"No attempts at {exercise.id} yet.")
-        screens.attempts(desk.out, found, saves, desk.now, with_names=False)
+        screens.attempts(desk.out, folded(found), saves, desk.now, with_names=False)
     return OK
 
 
@@ -515,9 +526,12 @@ def _grade_one(
         page = ""
     report = None
     if choice.shows_text:
-        report = console.Report(
+        is_glance = choice.watched in ("save", "speed") and not desk.out.is_plain
+        report = (console.Glance if is_glance else console.Report)(
             desk.out, exercise, previous, choice.is_verbose, choice.is_quiet, page
         )
+        if isinstance(report, console.Glance):
+            report.has_only_news = choice.watched == "speed"
         report.begin()
     running = _Running(report)
     try:
@@ -529,9 +543,12 @@ def _grade_one(
             running.outcome,
             backend=choice.backend or runner.cold,
         )
+        attempt = replace(attempt, watched=bool(choice.watched))
     except KeyboardInterrupt:
         desk.out.write()
-        _keep_interrupted(desk, kept if choice.is_recorded else None, exercise, running, submission)
+        _keep_interrupted(
+            desk, kept if choice.is_recorded else None, exercise, running, submission, choice
+        )
         raise
     except GraderError:
         if report is not None and not choice.is_quiet:
@@ -654,6 +671,7 @@ def _keep_interrupted(
     exercise: Exercise,
     running: _Running,
     submission: source.Submission,
+    choice: Choice,
 ) -> None:
     """Keep the checks that had ended, as an attempt at part of the suite."""
     from grader import grading
@@ -673,6 +691,7 @@ def _keep_interrupted(
             files=dict(submission.files),
             selected=True,
             open_tasks=submission.open_tasks,
+            watched=bool(choice.watched),
         )
         attempt = _record(desk, kept, attempt)
         said += f" Recorded as attempt {attempt.number}." if attempt.number else ""

@@ -297,6 +297,7 @@ class Attempt:
     fault: Fault | None = None
     selected: bool = False  # --task, --check or --failed: only part of the suite ran
     open_tasks: tuple[str, ...] = ()
+    watched: bool = False  # `grade watch` made it, at a save; nobody asked for it
 
     @property
     def score(self) -> Score:
@@ -343,6 +344,7 @@ class Attempt:
             skipped=self.score.skipped,
             statuses={o.check.name: o.status for o in self.outcomes},
             selected=self.selected,
+            watched=self.watched,
         )
 
 
@@ -362,6 +364,7 @@ class AttemptSummary:
     skipped: int
     statuses: Mapping[str, Status]  # name of a check -> how it ended, in the order of the suite
     selected: bool = False  # only part of the suite ran
+    watched: bool = False  # `grade watch` made it
 
     @property
     def is_solved(self) -> bool:

@@ -168,6 +168,7 @@ def result(
         "status": str(attempt.verdict),
         "attempt": attempt.number or None,
         "selected": attempt.selected,
+        "watched": attempt.watched,
         "started": attempt.started.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "duration_s": round(attempt.seconds, 6),
         "environment": plain(attempt.environment),

@@ -19,6 +19,9 @@ from grader.model import AttemptSummary, Check, Exercise, Kind, Status
 
 PLAN_DAYS = 28
 LONGEST_GAP_SECONDS = 15 * 60.0
+FOLD_SECONDS = 10 * 60.0
+"""Seconds between two attempts of `grade watch` within which lists show them as one."""
+
 ACTIVITY_WEEKS = 8
 ACTIVITY_STEPS = (1, 3, 6, 10)
 """Attempts a day from which the steps 1, 2, 3 and 4 begin; 0 attempts are step 0."""
@@ -202,6 +205,65 @@ def statuses_after(attempts: Sequence[AttemptSummary]) -> dict[str, Status]:
         else:
             known = dict(attempt.statuses)
     return known
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Attempts that a list shows as one: what `grade watch` made in a row, or a single one."""
+
+    attempts: tuple[AttemptSummary, ...]  # oldest first, at least one, of one exercise
+
+    @property
+    def first(self) -> AttemptSummary:
+        """The first that ran the whole suite, else the first."""
+        return next((a for a in self.attempts if not a.selected), self.attempts[0])
+
+    @property
+    def last(self) -> AttemptSummary:
+        """The last that ran the whole suite, else the last."""
+        return next((a for a in reversed(self.attempts) if not a.selected), self.attempts[-1])
+
+    @property
+    def best(self) -> AttemptSummary:
+        """Of those that ran the whole suite the one with most passed, the latest of equals."""
+        whole = [a for a in self.attempts if not a.selected] or self.attempts
+        return max(whole, key=lambda a: (a.is_solved, a.passed, a.number))
+
+    @property
+    def numbers(self) -> str:
+        """`12`, or `12-19`."""
+        first, last = self.attempts[0].number, self.attempts[-1].number
+        return f"{first}-{last}" if len(self.attempts) > 1 else f"{first}"
+
+    @property
+    def minutes(self) -> int:
+        """From the start of the first to the end of the last, rounded up."""
+        last = self.attempts[-1]
+        span = (last.started - self.attempts[0].started).total_seconds() + last.seconds
+        return max(1, -int(-span // 60))
+
+
+def folds(attempts: Sequence[AttemptSummary]) -> list[Fold]:
+    """What `grade watch` made within ten minutes of each other, together; each other one alone.
+
+    Args:
+        attempts: of any exercises, oldest first. Another exercise in between ends a fold, so that
+            the list stays in order.
+    """
+    found: list[list[AttemptSummary]] = []
+    for attempt in attempts:
+        before = found[-1][-1] if found else None
+        if (
+            before is not None
+            and before.watched
+            and attempt.watched
+            and attempt.exercise == before.exercise
+            and (attempt.started - before.started).total_seconds() - before.seconds <= FOLD_SECONDS
+        ):
+            found[-1].append(attempt)
+        else:
+            found.append([attempt])
+    return [Fold(tuple(group)) for group in found]
 
 
 def _days(progress: Sequence[Progress]) -> tuple[Progress, ...]:

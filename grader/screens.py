@@ -8,8 +8,8 @@ from datetime import datetime
 from grader import feedback
 from grader.feedback import Mark
 from grader.history import Save
-from grader.model import AttemptSummary, Check, Exercise
-from grader.roadmap import NextStep, Progress, Roadmap, State
+from grader.model import Check, Exercise
+from grader.roadmap import Fold, NextStep, Progress, Roadmap, State
 from grader.terminal import MARK_STYLES, Terminal, cells, left, right, safe, wrap
 
 BAR_WIDTH = 20
@@ -88,28 +88,36 @@ def next_step(terminal: Terminal, step: NextStep | None) -> None:
 
 def attempts(
     terminal: Terminal,
-    found: Sequence[AttemptSummary],
+    found: Sequence[Fold],
     saves: Sequence[Save],
     now: datetime,
     *,
     with_names: bool,
 ) -> None:
-    """Attempts, oldest first, one line each, and the saves of one exercise."""
+    """Attempts, oldest first, one line for each fold, and the saves of one exercise."""
     before: dict[str, int] = {}
-    for attempt in found:
+    width = max((cells(fold.numbers) for fold in found), default=0)
+    for fold in found:
+        attempt = fold.last
+        name = f"{left(attempt.exercise, 10)} " if with_names else ""
+        place = f"{name}{fold.numbers:>{max(3, width)}}"
+        if len(fold.attempts) > 1:
+            if not attempt.selected:
+                before[attempt.exercise] = attempt.passed
+            terminal.write(_watched_line(terminal, fold, place, now))
+            continue
         change = attempt.passed - before.get(attempt.exercise, 0)
         is_first = attempt.exercise not in before
         if not attempt.selected:
             before[attempt.exercise] = attempt.passed
         mark = Mark.PASS if attempt.is_solved else Mark.FAIL
         sign = terminal.styled(terminal.mark(mark), MARK_STYLES[mark])
-        name = f"{left(attempt.exercise, 10)} " if with_names else ""
         unit = "selected" if attempt.selected else "checks"
         changed = f" ({change:+d})" if change and not is_first and not attempt.selected else ""
         score = f"{attempt.passed}/{attempt.counted} {unit}{changed}"
         points = f"{attempt.earned}/{attempt.possible}"
         terminal.write(
-            f"  {sign} {name}{attempt.number:>3}  {_when(attempt.started, now)}"
+            f"  {sign} {place}  {_when(attempt.started, now)}"
             f"  {left(score, 24)} {right(points, 8)} points"
             f"  {right(feedback.seconds_text(attempt.seconds), 6)}"
         )
@@ -119,6 +127,28 @@ def attempts(
         for save in saves:
             said = safe(f"{save.reason}: {', '.join(save.names)}")
             terminal.write(f"    s{save.number:<3} {_when(save.saved, now)}  {said}")
+
+
+def _watched_line(terminal: Terminal, fold: Fold, place: str, now: datetime) -> str:
+    """What `grade watch` made in a row: from where, over the best if it was lost, to where."""
+    steps = [fold.first, fold.last]
+    if fold.best.passed > max(step.passed for step in steps):
+        steps.insert(1, fold.best)
+    is_solved = any(attempt.is_solved for attempt in fold.attempts)
+    mark = Mark.PASS if is_solved else Mark.FAIL
+    sign = terminal.styled(terminal.mark(mark), MARK_STYLES[mark])
+    said = f"watch, {len(fold.attempts)} runs in {fold.minutes} min"
+    way = (" to " if terminal.is_plain else " -> ").join(f"{s.passed}/{s.counted}" for s in steps)
+    when = _when(fold.attempts[0].started, now)
+    return f"  {sign} {place}  {when}  {left(said, 24)} {way}"
+
+
+def standing(terminal: Terminal, road: Roadmap, exercise: Exercise) -> str:
+    """How far the week of an exercise has come, or its track, in one line."""
+    own = road.of(exercise.id).exercise
+    groups = _groups(road, own.week, None if own.week else own.track)
+    name, found = next((n, p) for n, p in groups if any(q.exercise.id == own.id for q in p))
+    return f"{name}  {_sum_of(terminal, found)}"
 
 
 def hint(
@@ -203,6 +233,12 @@ def _headline(terminal: Terminal, title: str, road: Roadmap) -> None:
 
 
 def _group_line(terminal: Terminal, name: str, exercises: Sequence[Progress]) -> None:
+    said = _sum_of(terminal, exercises)
+    terminal.write(f"  {terminal.styled(left(name, 10), 'bold')} {said}")
+
+
+def _sum_of(terminal: Terminal, exercises: Sequence[Progress]) -> str:
+    """Exercises and checks of a group, with a bar where a person looks at it."""
     done = sum(p.is_done for p in exercises)
     checks = sum(p.counted for p in exercises)
     passed = checks if done == len(exercises) else sum(min(p.passed, p.counted) for p in exercises)
@@ -210,7 +246,7 @@ def _group_line(terminal: Terminal, name: str, exercises: Sequence[Progress]) ->
     if terminal.is_terminal and not terminal.is_plain:
         filled = BAR_WIDTH * passed // checks if checks else 0
         said = f"{terminal.bar(filled, BAR_WIDTH)}  {said}"
-    terminal.write(f"  {terminal.styled(left(name, 10), 'bold')} {said}")
+    return said
 
 
 def _exercise_line(terminal: Terminal, progress: Progress, step: NextStep | None) -> str:

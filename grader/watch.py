@@ -1,7 +1,11 @@
 """Watching a learner's file: every save is graded at once, a newer save cancels the older run.
 
-The file is looked at a few times a second; that works over ssh, in containers and on network
-drives alike, where notifications of the system get lost, and costs next to nothing.
+The file's time and size are looked at many times a second; that works over ssh, in containers and
+on network drives alike, where notifications of the system get lost, and costs next to nothing.
+Where `watchfiles` is installed (`pip install torch28[watch]`), the system tells of a save.
+
+A save is asked of the course's server from this process itself: no interpreter has to start before
+the first check runs.
 """
 
 from __future__ import annotations
@@ -13,18 +17,41 @@ import select
 import signal
 import subprocess
 import sys
-import webbrowser
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from grader import catalogue, learner
+from grader import catalogue, learner, roadmap, screens, terminal
+from grader.errors import GraderError
+from grader.history import History
 from grader.learner import Desk
-from grader.model import Exercise
+from grader.model import Exercise, Kind
+from grader.server import client
+from grader.terminal import safe
 
-LOOK_SECONDS = 0.05
-KEYS = "n next  h hint  a all checks  s speed  o open the page  r rerun  l list  q quit"
+LOOK_SECONDS = 0.02
+"""Between two looks at the files."""
+
+TOLD_SECONDS = 1.0
+"""Between two looks where the system tells of saves: it may lose one."""
+
+COARSE_SECONDS = 2.0
+"""The coarsest clock of a file system: a file this young may have changed under the same time."""
+
+WRITING_SECONDS = 0.2
+"""How long a file may be empty because its editor has just emptied it to write it anew."""
+
+PATIENCE = 1.0
+"""Seconds for a server that says nothing: to start cold takes longer than to wait."""
+
+KEYS = ("n next   h hint   a all checks   s speed", "o open page   r rerun   l list   q quit")
+
+Wait = Callable[[float, Sequence[int]], str | None]
+"""Waits so many seconds for a key, or until one of these descriptors has something to read."""
 
 
 def meaning(text: str) -> str:
@@ -35,6 +62,105 @@ def meaning(text: str) -> str:
         return text
 
 
+class Run(Protocol):
+    """A grading that runs."""
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """What to read from, so that it goes on."""
+
+    def poll(self) -> int | None:
+        """Go on with what there is; the exit code once it has ended."""
+
+    def cancel(self) -> None:
+        """End it; the attempt keeps what had been found."""
+
+
+class Process:
+    """A grading as a process of its own: Ctrl-C reaches it alone."""
+
+    descriptors: Sequence[int] = ()
+
+    def __init__(self, desk: Desk, words: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "grader", *words],
+            cwd=desk.course.root,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended."""
+        return self._process.poll()
+
+    def cancel(self) -> None:
+        """Interrupt it, and wait until it has written down what it found."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Asked:
+    """A grading that the course's server runs; where it steps aside, a process takes over."""
+
+    def __init__(self, desk: Desk, words: Sequence[str], answer: client.Answer) -> None:
+        self._desk = desk
+        self._words = words
+        self._answer = answer
+        self._instead: Process | None = None
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """The connection, while it answers."""
+        return () if self._instead is not None else (self._answer.connection.fileno(),)
+
+    def poll(self) -> int | None:
+        """Show what has come; the exit code once it has ended."""
+        if self._instead is not None:
+            return self._instead.poll()
+        if not self._answer.is_over:
+            self._read(0.0)
+        if not self._answer.is_over:
+            return None
+        self._answer.connection.close()
+        if self._answer.code is None:  # nothing was run
+            self._instead = Process(self._desk, self._words)
+        return self._answer.code
+
+    def cancel(self) -> None:
+        """Interrupt it, and wait until the server has written down what was found."""
+        if self._instead is not None:
+            self._instead.cancel()
+            return
+        with contextlib.suppress(OSError):
+            self._answer.interrupt()
+        limit = time.monotonic() + 10
+        while not self._answer.is_over and time.monotonic() < limit:
+            self._read(0.2)
+        self._answer.connection.close()  # the server takes that for one more Ctrl-C
+
+    def _read(self, seconds: float) -> None:
+        if select.select([self._answer.connection], [], [], seconds)[0]:
+            try:
+                data = self._answer.connection.recv(65536)
+            except OSError:
+                data = b""
+            self._answer.take(data)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A file as it was when it was last looked at."""
+
+    stamp: tuple[int, int, int] = (0, 0, 0)  # time in nanoseconds, size, inode
+    text: str | None = None
+    meaning: str | None = None
+
+
 @dataclass(slots=True)
 class Watch:
     """One exercise being watched, and the grading that runs for it."""
@@ -42,143 +168,280 @@ class Watch:
     desk: Desk
     exercise: Exercise
     options: list[str]
-    _run: subprocess.Popen[bytes] | None = None
+    has_keys: bool = False
+    told: int | None = None  # a descriptor that can be read once the system has told of a save
+    _run: Run | None = None
     _has_speed: bool = False
-    _seen: dict[str, str] = field(default_factory=dict)
+    _waiting: deque[str] = field(default_factory=deque)  # keys that came while checks ran
+    _seen: dict[str, _Seen] = field(default_factory=dict)
 
-    def loop(self, keys: Callable[[float], str | None]) -> int:
-        """Grade, wait for a save or a key, and again, until `q`.
-
-        Args:
-            keys: waits as many seconds for a key and returns it, or None.
-        """
+    def loop(self, wait: Wait) -> int:
+        """Grade, wait for a save or a key, and again, until `q`."""
         self._changed()
         self.grade()
         while True:
-            key = keys(LOOK_SECONDS)
+            key = wait(self._patience(), self._descriptors())
             if key == "q":
                 self._cancel()
                 return 0
             if key is not None:
-                self._act(key)
+                self._waiting.append(key)
+            if self.told is not None and select.select([self.told], [], [], 0)[0]:
+                os.read(self.told, 65536)
             if self._changed():
                 self.grade()
             self._look_after()
+            if self._waiting and self._run is None:
+                self._act(self._waiting.popleft())
 
-    def grade(self, *words: str, speed: bool = False) -> None:
-        """Start a grading; one that still runs is cancelled, and what it found is kept."""
+    def grade(self, watched: str = "save") -> None:
+        """Start a grading; one that still runs is cancelled, and what it found is kept.
+
+        Args:
+            watched: "save" leaves the speed checks out; "speed" runs all and shows what is new;
+                "all" runs all and shows all.
+        """
         self._cancel()
-        self._has_speed = speed or bool(words)
+        self._has_speed = watched != "save"
         now = datetime.now().astimezone()
-        self.desk.out.write(f"\n{now:%H:%M:%S} {'-' * (self.desk.out.width - 9)}")
-        if not self._has_speed:
-            words = ("--no-speed", "--failed-first")
-        # A process of its own: Ctrl-C reaches it alone, and the server answers it in a moment.
-        self._run = subprocess.Popen(
-            [sys.executable, "-m", "grader", self.exercise.id, *words, *self.options],
-            cwd=self.desk.course.root,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
+        out = self.desk.out
+        # The window may have another size by now.
+        self.desk = replace(
+            self.desk, out=replace(out, width=terminal.of(out.stream).width), now=now
         )
+        self._write_head(f"{now:%H:%M:%S}")
+        words = [self.exercise.id, "--watched", watched, *self.options]
+        if watched == "save":
+            words += ["--no-speed", "--failed-first"]
+        answer = None
+        if client.can_ask(words):
+            with contextlib.chdir(self.desk.course.root):
+                answer = client.reach(words, PATIENCE)
+        self._run = Asked(self.desk, words, answer) if answer else Process(self.desk, words)
+
+    def _write_head(self, clock: str) -> None:
+        out = self.desk.out
+        name = f"{self.exercise.id}  {safe(self.exercise.title)}"
+        if self._has_speed:
+            name += ", with the speed checks"
+        name = out.cut(name, out.width - len(clock) - 8)
+        if out.is_plain:
+            out.write(f"\n{clock}, {name}")
+            return
+        rule = "-" * (out.width - terminal.cells(name) - len(clock) - 4)
+        out.write(f"\n {out.styled(name, 'bold')} {rule} {clock}")
+
+    def _patience(self) -> float:
+        return LOOK_SECONDS if self.told is None or self._is_process() else TOLD_SECONDS
+
+    def _is_process(self) -> bool:
+        """Whether something runs whose end no descriptor tells."""
+        return self._run is not None and not self._run.descriptors
+
+    def _descriptors(self) -> list[int]:
+        found = list(self._run.descriptors) if self._run is not None else []
+        return found if self.told is None else [*found, self.told]
 
     def _changed(self) -> bool:
         """Whether a file of the exercise means something else than when it was last looked at."""
         changed = False
         for name in self.exercise.files:
             path = self.exercise.folder / name
+            seen = self._seen.setdefault(name, _Seen())
             with contextlib.suppress(OSError):
+                status = path.stat()
+                stamp = status.st_mtime_ns, status.st_size, status.st_ino
+                age = time.time() - status.st_mtime
+                if stamp == seen.stamp and not 0 <= age < COARSE_SECONDS:
+                    continue
                 text = path.read_bytes().decode("utf-8", "replace")
+                if text == seen.text or (not text and 0 <= age < WRITING_SECONDS):
+                    continue
+                seen.stamp, seen.text = stamp, text
                 now = meaning(text) if name.endswith(".py") else text
-                changed = changed or self._seen.get(name) != now
-                self._seen[name] = now
+                changed = changed or seen.meaning != now
+                seen.meaning = now
         return changed
 
     def _look_after(self) -> None:
         """Once everything else passes, let the speed checks run too; then say what is possible."""
-        if self._run is None or self._run.poll() is None:
+        if self._run is None or (code := self._run.poll()) is None:
             return
-        passed, self._run = self._run.returncode == 0, None
-        if passed and not self._has_speed:
-            self.grade(speed=True)
+        self._run = None
+        has_more = any(check.kind is Kind.SPEED for check in self.exercise.checks)
+        if code == 0 and has_more and not self._has_speed:
+            self.grade("speed")
         else:
-            self.desk.out.write(f"\n  waiting for a save   {KEYS}")
+            self._write_foot()
+
+    def _write_foot(self) -> None:
+        """How far the week has come, and the keys."""
+        out = self.desk.out
+        with self._warned(), History.open(self.desk.database) as kept:
+            every = catalogue.exercises(self.desk.course)
+            road = roadmap.of(every, kept.attempts(), self.desk.now)
+            rule = "" if out.is_plain else f" {'-' * (out.width - 2)}\n"
+            out.write(f"{rule} {screens.standing(out, road, self.exercise)}")
+        self._write_keys()
+
+    def _write_keys(self) -> None:
+        out = self.desk.out
+        if not self.has_keys:
+            out.write(" waiting for a save")
+            return
+        out.write(f" {'waiting for a save':24}{KEYS[0]}")
+        out.write(f" {'':24}{KEYS[1]}")
 
     def _cancel(self) -> None:
-        if self._run is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._run.pid, signal.SIGINT)
-        try:
-            self._run.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._run.kill()
-            self._run.wait()
-        self._run = None
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.cancel()
 
     def _act(self, key: str) -> None:
-        match key:
-            case "r" | "a":
-                self.grade()
-            case "s":
-                self.grade(speed=True)
-            case "h":
-                learner.hint(self.desk, self.exercise.id, None, shows_all=False, is_reset=False)
-            case "l":
-                learner.status(self.desk, None, None)
-            case "o":
-                page = self.desk.course.reports / f"{self.exercise.id}.html"
-                webbrowser.open(page.resolve().as_uri())
-            case "n":
-                self._next()
+        with self._warned():
+            match key:
+                case "r":
+                    self.grade()
+                case "a":
+                    self.grade("all")
+                case "s":
+                    self.grade("speed")
+                case "h":
+                    self.desk.out.write()
+                    learner.hint(self.desk, self.exercise.id, None, shows_all=False, is_reset=False)
+                    self._write_keys()
+                case "l":
+                    self.desk.out.write()
+                    learner.status(self.desk, self.exercise.week, None)
+                    self._write_keys()
+                case "o":
+                    self._open()
+                    self._write_keys()
+                case "n":
+                    self._next()
+
+    def _open(self) -> None:
+        page = self.desk.course.reports / f"{self.exercise.id}.html"
+        self.desk.out.write(f"\n The page: {self.desk.course.display(page)}")
+        # A browser of the terminal would take the terminal over.
+        if os.name == "nt" or sys.platform == "darwin" or _has_desktop():
+            import webbrowser
+
+            webbrowser.open(page.resolve().as_uri())
 
     def _next(self) -> None:
         every = catalogue.exercises(self.desk.course)
         place = next(i for i, other in enumerate(every) if other.id == self.exercise.id)
-        if place + 1 < len(every):
-            self._cancel()
-            self.exercise = every[place + 1]
-            self._seen.clear()
-            self._changed()
-            self.grade()
+        if place + 1 == len(every):
+            self.desk.out.write(f"\n {self.exercise.id} is the last one.")
+            return
+        self.exercise = every[place + 1]
+        self._seen.clear()
+        self._changed()
+        self.grade()
 
-
-def watch(desk: Desk, exercise: Exercise, options: list[str]) -> int:
-    """Watch an exercise until `q` or Ctrl-C."""
-    watching = Watch(desk, exercise, options)
-    with _keys() as keys:
+    @contextlib.contextmanager
+    def _warned(self) -> Iterator[None]:
+        """What goes wrong is said, and the watch goes on."""
         try:
-            return watching.loop(keys)
+            yield
+        except GraderError as error:
+            self.desk.warn(safe(str(error)))
+
+
+def watch(desk: Desk, exercise: Exercise, options: list[str], *, polls: bool = False) -> int:
+    """Watch an exercise until `q` or Ctrl-C.
+
+    Args:
+        desk: where it is, and where the screen is.
+        exercise: the first; `n` goes on to the next.
+        options: for every grading.
+        polls: look at the files even where the system could tell of saves.
+    """
+    watching = Watch(desk, exercise, options)
+    with _keys() as wait, _telling(desk, is_wanted=not polls) as told:
+        watching.told = told
+        watching.has_keys = wait is not None
+        try:
+            return watching.loop(wait or _no_keys)
         finally:
             watching._cancel()
 
 
+def _has_desktop() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _no_keys(seconds: float, others: Sequence[int]) -> str | None:
+    if others:
+        select.select(others, [], [], seconds)
+    else:
+        time.sleep(seconds)
+    return None
+
+
 @contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str | None]]:
-    """A way to wait for a key: single keys of a terminal, nothing where there is none."""
+def _keys() -> Iterator[Wait | None]:
+    """A way to wait for a key of a terminal; None where there is none."""
     try:
         import termios
         import tty
 
         number = sys.stdin.fileno()
         before: list[Any] | None = termios.tcgetattr(number)
-    except (ImportError, OSError, ValueError, termios.error):
+    except (ImportError, OSError, ValueError, AttributeError, termios.error):
         before = None
     if before is None:
-        import time
-
-        def wait(seconds: float) -> str | None:
-            time.sleep(seconds)
-            return None
-
-        yield wait
+        yield None
         return
 
-    def key(seconds: float) -> str | None:
-        ready, _, _ = select.select([number], [], [], seconds)
-        return os.read(number, 1).decode("ascii", "ignore").lower() if ready else None
+    def key(seconds: float, others: Sequence[int]) -> str | None:
+        ready, _, _ = select.select([number, *others], [], [], seconds)
+        if number not in ready:
+            return None
+        pressed = os.read(number, 1)
+        # A terminal that has gone away is the end.
+        return pressed.decode("ascii", "ignore").lower() or None if pressed else "q"
 
     try:
         tty.setcbreak(number)
         yield key
     finally:
         termios.tcsetattr(number, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _telling(desk: Desk, *, is_wanted: bool) -> Iterator[int | None]:
+    """A descriptor that can be read once the system has told of a save; None where it can't."""
+    try:
+        if not is_wanted or os.name == "nt":  # whose select takes no pipe
+            raise ImportError
+        import watchfiles
+    except ImportError:
+        yield None
+        return
+    ours, theirs = os.pipe()
+    ended = threading.Event()
+
+    def tell() -> None:
+        # Without it the files are looked at once a second all the same.
+        with contextlib.suppress(Exception):
+            for _ in watchfiles.watch(
+                desk.course.exercises_folder,
+                debounce=20,
+                step=10,
+                stop_event=ended,
+                raise_interrupt=False,
+            ):
+                os.write(theirs, b".")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield ours
+    finally:
+        ended.set()
+        teller.join(5.0)
+        if not teller.is_alive():
+            os.close(ours)
+            os.close(theirs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -498,6 +499,27 @@ def test_history_lists_attempts_and_compares_them(here, engine, capsys):
     assert "+    return x + x" in shown
     cli.main(["history", "day01", "--diff", "2"])
     assert "2 and now are the same" in capsys.readouterr().out
+
+
+def test_what_watch_made_is_one_line_of_history_until_all_is_asked_for(here, engine, capsys):
+    answer(here)
+    cli.main(["day01", "--no-report"])
+    for _ in range(3):
+        cli.main(["day01", "--no-report", "--watched", "save"])
+    capsys.readouterr()
+
+    assert [a.watched for a in kept(here)] == [False, True, True, True]
+    cli.main(["history", "day01"])
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 2
+    assert " 2-4 " in shown[1]
+    assert "watch, 3 runs in 1 min" in shown[1]
+    assert re.search(r"(\d)/\1 -> \1/\1$", shown[1])
+    for option in ("--all", "-v"):
+        cli.main(["history", "day01", option])
+        assert len(capsys.readouterr().out.splitlines()) == 4
+    cli.main(["history"])
+    assert " 2-4 " in capsys.readouterr().out
 
 
 def test_the_solution_opens_when_all_checks_pass(here, engine, capsys):

@@ -388,3 +388,31 @@ def test_several_exercises_end_in_one_line_each():
     )
 
     assert_gold("several", stream.getvalue())
+
+
+def test_a_glance_has_a_mark_for_each_check_and_says_all_of_the_one_to_mend_first():
+    said = io.StringIO()
+    glance = console.Glance(terminal.Terminal(said), samples.EXERCISE)
+    for ended in samples.PARTLY:
+        glance.outcome(ended)
+    glance.finish(samples.attempt(samples.PARTLY), console.Closing())
+    shown = said.getvalue()
+
+    assert shown.startswith(" ✗ 1.1 ")
+    assert "   ✗ 2.2 " in shown
+    assert "   · 2.3" in shown
+    assert "axes 1 and 2 are swapped" in shown
+    assert "weight 0.22" not in shown
+    assert "checks pass" in shown.splitlines()[-1]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_glance_at_the_speed_shows_only_what_is_new():
+    said = io.StringIO()
+    before = {o.check.name: o.status for o in samples.outcomes() if o.check.number != "4.1"}
+    glance = console.Glance(terminal.Terminal(said), samples.EXERCISE, before)
+    glance.has_only_news = True
+    for ended in samples.outcomes():
+        glance.outcome(ended)
+
+    assert said.getvalue().strip() == "✓ 4.1"

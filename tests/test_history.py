@@ -267,6 +267,40 @@ def test_a_migration_runs_once_on_an_older_file(path, monkeypatch):
     assert version == len(later)
 
 
+def test_an_attempt_that_watch_made_says_so_and_an_older_record_does_not(path):
+    with History.open(path) as kept:
+        kept.record(samples.attempt())
+        kept.record(samples.attempt(watched=True))
+
+        assert [a.watched for a in kept.attempts()] == [False, True]
+        assert kept.attempt("day23", 2).watched
+    older = records.attempt_to_json(samples.attempt())
+    assert "watched" not in older
+    assert not records.attempt_from_json(older, {}).watched
+
+
+def test_a_history_from_before_watched_attempts_goes_on(path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(history, "MIGRATIONS", history.MIGRATIONS[:2])
+        History.open(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "INSERT INTO attempts VALUES (1, 'day23', 1, '2026-10-01T12:00:00+00:00', 2.0, 'passed',"
+        " 8, 8, 51, 51, 0, 0, '{}', '{}', x'00')"
+    )
+    connection.commit()
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+
+    with monkeypatch.context() as locked:
+        locked.setattr(history.os, "access", lambda *_: False)
+        with History.open(path) as kept:
+            assert [a.watched for a in kept.attempts()] == [False]
+    with History.open(path) as kept:
+        kept.record(samples.attempt(watched=True))
+        assert [a.watched for a in kept.attempts()] == [False, True]
+
+
 def test_a_damaged_record_is_one_clear_line(path):
     with History.open(path) as kept:
         kept.record(samples.attempt())

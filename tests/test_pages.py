@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -283,6 +284,23 @@ def test_each_day_of_the_roadmap_is_a_link_whose_name_is_a_sentence(tmp_path):
     assert (
         "Day 23, Self-attention (Q, K, V): in progress, 5 of 8 checks pass, 1 not run here" in names
     )
+
+
+def test_what_watch_made_in_a_row_is_one_row_of_the_history(tmp_path):
+    latest = records.attempt(records.mixed())
+    made = [
+        replace(
+            latest.summary,
+            number=n,
+            started=records.NOW + timedelta(minutes=n - 9),
+            watched=n > 1,
+        )
+        for n in range(1, 5)
+    ]
+    page = visible(write_day(tmp_path / "day23.html", latest, attempts=made))
+
+    assert "2–4" in page
+    assert "watch, 3 runs in 3 min" in page
 
 
 def test_the_weeks_show_only_what_the_course_has(tmp_path):

@@ -8,7 +8,7 @@ from datetime import date, timedelta, timezone
 import pytest
 
 from grader import roadmap
-from grader.model import Kind, Status
+from grader.model import Kind, Status, Verdict
 from grader.roadmap import State
 from tests import samples
 
@@ -23,6 +23,45 @@ def summary(exercise="day01", chosen=None, number=1, *, days=0.0, **more):
 
 
 PARTLY = samples.PARTLY
+
+
+def made(number, minute, *, watched=True, exercise="day23", **more):
+    started = samples.later(minutes=minute)
+    attempt = samples.attempt(number=number, exercise=exercise, started=started, watched=watched)
+    return replace(attempt.summary, **more)
+
+
+def test_what_watch_made_within_ten_minutes_is_one_fold():
+    found = roadmap.folds(
+        [
+            made(1, 0, watched=False),
+            made(2, 1),
+            made(3, 10),
+            made(4, 19),
+            made(5, 31),
+            made(6, 32, watched=False),
+            made(7, 33),
+            made(1, 34, exercise="day24"),
+            made(8, 35),
+        ]
+    )
+
+    assert [fold.numbers for fold in found] == ["1", "2-4", "5", "6", "7", "1", "8"]
+    assert found[1].minutes == 19
+
+
+def test_a_fold_goes_from_its_first_to_its_last_and_knows_its_best():
+    (fold,) = roadmap.folds(
+        [
+            made(1, 0, passed=1, selected=True),
+            made(2, 1, passed=5, verdict=Verdict.FAILED),
+            made(3, 2, passed=7),
+            made(4, 3, passed=6, verdict=Verdict.FAILED),
+            made(5, 4, passed=2, selected=True),
+        ]
+    )
+
+    assert [fold.first.number, fold.best.number, fold.last.number] == [2, 3, 4]
 
 
 def test_before_the_first_attempt_everything_is_open():

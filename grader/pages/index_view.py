@@ -153,7 +153,7 @@ def index_page(
         attempts=text.count(road.attempts, "attempt"),
         kinds=tuple(_kind(row) for row in road.kinds if row.tried),
         latest=views.history_rows(
-            list(reversed(road.latest[:_LATEST])),
+            roadmap.folds(list(reversed(road.latest)))[-_LATEST:],
             by_id,
             now.tzinfo,
             [a for p in known.values() for a in p.attempts],

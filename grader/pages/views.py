@@ -22,6 +22,7 @@ from grader.model import (
     Verdict,
 )
 from grader.pages import charts, pictures, text
+from grader.roadmap import Fold
 
 NOT_RUN = "none"
 """The state of a check that no attempt has reached."""
@@ -173,7 +174,7 @@ class FaultView:
 class HistoryRow:
     """One attempt of the history table."""
 
-    number: int
+    number: str  # "12", or "12-19" where `grade watch` made them in a row
     day: str
     clock: str
     iso: str
@@ -269,6 +270,7 @@ def exercise_page(
 ) -> ExercisePage:
     """The page of one exercise; times are shown in ``zone``."""
     own = sorted((a for a in attempts if a.exercise == exercise.id), key=lambda a: a.started)
+    folds = roadmap.folds(own)
     outcomes = {o.check.name: o for o in latest.outcomes} if latest else {}
     statuses = known_statuses(exercise, own, latest)
     tasks = _tasks(exercise, own, latest, outcomes, statuses, hints_seen)
@@ -302,8 +304,8 @@ def exercise_page(
         minutes=exercise.minutes,
         environment=_environment(latest) if latest else (),
         curve=_curve(own, zone),
-        history=history_rows(own[-_HISTORY:], {exercise.id: exercise}, zone, own),
-        earlier=max(0, len(own) - _HISTORY),
+        history=history_rows(folds[-_HISTORY:], {exercise.id: exercise}, zone, own),
+        earlier=sum(len(fold.attempts) for fold in folds[:-_HISTORY]),
         pairs=_pairs(latest, reference) if state == "passed" and latest and reference else (),
         rubric=tuple(_rubric_row(item, marks.get(item.name)) for item in exercise.rubric),
         previous=Crumb(before[0], name_of(before[0]), before[1]) if before else None,
@@ -652,12 +654,15 @@ VERDICTS = {
 
 
 def history_rows(
-    shown: Sequence[AttemptSummary],
+    shown: Sequence[Fold],
     exercises: Mapping[str, Exercise],
     zone: tzinfo | None,
     everything: Sequence[AttemptSummary],
 ) -> tuple[HistoryRow, ...]:
-    """Rows of attempts, latest first; the change is against the one before of the same exercise."""
+    """Rows of attempts, latest first; the change is against the one before of the same exercise.
+
+    What `grade watch` made in a row is one row: its last attempt, against the one before its first.
+    """
     before: dict[tuple[str, int, datetime], AttemptSummary] = {}
     last: dict[str, AttemptSummary] = {}
     for attempt in everything:
@@ -667,9 +672,13 @@ def history_rows(
             before[attempt.exercise, attempt.number, attempt.started] = last[attempt.exercise]
         last[attempt.exercise] = attempt
     rows = []
-    for attempt in reversed(shown):
-        when = attempt.started.astimezone(zone)
-        earlier = before.get((attempt.exercise, attempt.number, attempt.started))
+    for fold in reversed(shown):
+        attempt, several = fold.last, len(fold.attempts)
+        when = fold.attempts[0].started.astimezone(zone)
+        earlier = before.get((fold.first.exercise, fold.first.number, fold.first.started))
+        said = "part of the suite" if attempt.selected else VERDICTS[attempt.verdict]
+        if several > 1:
+            said = f"watch, {several} runs in {fold.minutes} min"
         gain = attempt.passed - (earlier.passed if earlier else 0)
         is_loaded = attempt.verdict in (Verdict.PASSED, Verdict.FAILED)
         known = not attempt.selected and is_loaded
@@ -677,7 +686,7 @@ def history_rows(
         exercise = exercises.get(attempt.exercise)
         rows.append(
             HistoryRow(
-                number=attempt.number,
+                number=fold.numbers.replace("-", "–"),
                 day=text.day(when),
                 clock=text.clock(when),
                 iso=when.isoformat(timespec="minutes"),
@@ -688,8 +697,8 @@ def history_rows(
                 points=f"{attempt.earned} / {attempt.possible}" if is_loaded else "–",
                 change=change,
                 change_look="pass" if gain > 0 else "fail" if gain < 0 else "muted",
-                seconds=text.seconds(attempt.seconds),
-                verdict="part of the suite" if attempt.selected else VERDICTS[attempt.verdict],
+                seconds=text.seconds(sum(a.seconds for a in fold.attempts)),
+                verdict=said,
             )
         )
     return tuple(rows)

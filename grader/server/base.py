@@ -16,7 +16,6 @@ import os
 import select
 import signal
 import socket
-import stat
 import sys
 import tempfile
 import time
@@ -79,21 +78,30 @@ def fingerprint() -> tuple[tuple[str, int, int], ...]:
     import grader
     from grader.pages.writing import templates_folder
 
-    package = Path(grader.__file__).parent
-    files = [*package.rglob("*.py"), *templates_folder().glob("*"), Path(sys.executable)]
+    files = [*_files(os.path.dirname(grader.__file__), ".py"), sys.executable]  # noqa: PTH120
+    files += _files(str(templates_folder()), "")
     for module in ("torch", "_pytest"):
         found = importlib.util.find_spec(module)
         if found is not None and found.origin:
-            files.append(Path(found.origin))
+            files.append(found.origin)
     return tuple(sorted(_stamps(files)))
 
 
-def _stamps(files: list[Path]) -> Iterator[tuple[str, int, int]]:
+def _files(folder: str, ending: str) -> Iterator[str]:
+    """The files below a folder, without what was compiled; `Path.rglob` takes ten times as long."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(ending) and entry.is_file():
+                yield entry.path
+            elif ending and entry.is_dir() and entry.name != "__pycache__":
+                yield from _files(entry.path, ending)
+
+
+def _stamps(files: list[str]) -> Iterator[tuple[str, int, int]]:
     for path in files:
         with contextlib.suppress(OSError):
-            found = path.stat()
-            if stat.S_ISREG(found.st_mode):  # not the folder that templates are compiled into
-                yield str(path), found.st_mtime_ns, found.st_size
+            found = os.stat(path)  # noqa: PTH116
+            yield path, found.st_mtime_ns, found.st_size
 
 
 class Base:

@@ -10,6 +10,10 @@ import sys
 
 from grader.server import place
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
 HELLO = b"torch28 1\n"
 PATIENCE = 0.2
 """Seconds until a server that says nothing is left alone."""
@@ -18,7 +22,8 @@ SENT = ("TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORC
 _PLAIN = frozenset(
     {"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--failed-first", "--json"}
 )
-_VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color", "--week", "--track"})
+_VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color", "--watched"})
+_VALUED |= {"--week", "--track"}
 _PLAIN |= {"--no-record", "--no-report", "-x"}
 _VERBS = frozenset({"status", "next"})
 
@@ -49,27 +54,92 @@ def ask(argv: list[str]) -> int | None:
 
     Nothing was printed and nothing was run where the answer is None.
     """
+    answer = reach(argv)
+    if answer is None:
+        return None
+    try:
+        while not answer.is_over:
+            try:
+                data = answer.connection.recv(65536)
+            except KeyboardInterrupt:
+                answer.interrupt()
+                continue
+            except OSError:
+                data = b""
+            answer.take(data)
+        return answer.code
+    finally:
+        answer.connection.close()
+
+
+def reach(argv: list[str], patience: float | None = None) -> Answer | None:
+    """Send the command to the course's server; None, and nothing was run, if none answers.
+
+    Args:
+        argv: words of the command.
+        patience: seconds until a server that says nothing is left alone; `PATIENCE` if None.
+    """
     import _socket
 
     root = place.course_of(".")
     if root is None:
         return None
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    has_asked = False
     try:
-        connection.settimeout(PATIENCE)
-        try:
-            connection.connect(place.socket_of(root))
-            if not place.is_mine(connection):
-                return None
-            if connection.recv(len(HELLO)) != HELLO:
-                return None
-        except (OSError, place.Unsafe):
-            return None
-        connection.settimeout(None)
-        connection.sendall(_request(argv, root))
-        return _print(connection)
+        connection.settimeout(patience or PATIENCE)
+        connection.connect(place.socket_of(root))
+        if place.is_mine(connection) and connection.recv(len(HELLO)) == HELLO:
+            connection.settimeout(None)
+            connection.sendall(_request(argv, root))
+            has_asked = True
+            return Answer(connection)
+    except (OSError, place.Unsafe):
+        pass
     finally:
-        connection.close()
+        if not has_asked:
+            connection.close()
+    return None
+
+
+class Answer:
+    """A server's answer as it comes in frames: a kind, 8 hex digits of a size, and so many bytes.
+
+    What the frames hold is copied to standard output and error.
+    """
+
+    def __init__(self, connection: socket) -> None:
+        self.connection = connection
+        self.code: int | None = None  # None at the end: nothing was printed and nothing was run
+        self.is_over = False
+        self._buffer = b""
+        self._printed = False
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the server records what has ended, says so, and then sends the exit code."""
+        self.connection.sendall(b"i")
+
+    def take(self, data: bytes) -> None:
+        """Copy what was received; nothing at all says that the server has gone."""
+        if not data:
+            self.is_over = True
+            if self._printed:
+                os.write(2, b"grade: the server ended in the middle of this; run it again\n")
+                self.code = 1
+            return
+        self._buffer += data
+        while len(self._buffer) >= 9 and not self.is_over:
+            end = 9 + int(self._buffer[1:9], 16)
+            if len(self._buffer) < end:
+                break
+            kind, payload = self._buffer[:1], self._buffer[9:end]
+            self._buffer = self._buffer[end:]
+            if kind == b"x":
+                self.code = int(payload)
+            self.is_over = kind in (b"x", b"s")  # s: stale, it has gone
+            if not self.is_over:
+                self._printed = True
+                _write(1 if kind == b"o" else 2, payload)
 
 
 def _request(argv: list[str], root: str) -> bytes:
@@ -87,38 +157,6 @@ def _request(argv: list[str], root: str) -> bytes:
     fields += [str(len(variables)), *variables, *argv]
     body = "\0".join(fields).encode("utf-8", "surrogateescape")
     return b"%d\n" % len(body) + body
-
-
-def _print(connection: object) -> int | None:
-    """Copy the frames to standard output and error; a frame is a kind, 8 hex digits, and bytes."""
-    buffer = b""
-    printed = False
-    while True:
-        try:
-            data: bytes = connection.recv(65536)  # type: ignore[attr-defined]
-        except KeyboardInterrupt:
-            # The server records what has ended, says so, and then sends the exit code.
-            connection.sendall(b"i")  # type: ignore[attr-defined]
-            continue
-        except OSError:
-            data = b""
-        if not data:
-            if not printed:
-                return None
-            os.write(2, b"grade: the server ended in the middle of this; run it again\n")
-            return 1
-        buffer += data
-        while len(buffer) >= 9:
-            size = int(buffer[1:9], 16)
-            if len(buffer) < 9 + size:
-                break
-            kind, payload, buffer = buffer[:1], buffer[9 : 9 + size], buffer[9 + size :]
-            if kind == b"x":
-                return int(payload)
-            if kind == b"s":  # stale: it has gone, and nothing was run
-                return None
-            printed = True
-            _write(1 if kind == b"o" else 2, payload)
 
 
 def _write(number: int, data: bytes) -> None:
