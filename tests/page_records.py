@@ -372,7 +372,52 @@ ALIGNMENT = Picture(
     },
 )
 
-ALL_PICTURES = (AXES, MAPS, BARS, DOTS, CURVE, SCATTER, GRAPH, TEXT, ALIGNMENT)
+BESIDE = Picture(
+    "curve",
+    "Beside the model solution",
+    "The band is what five trainings gave.",
+    {
+        "series": [
+            {"label": "yours", "x": [1, 10, 20, 30], "y": [3.2, 2.6, "nan", 1.4]},
+            {
+                "label": "model solution",
+                "x": [1, 10, 20, 30],
+                "y": [3.2, 2.4, 1.6, 1.1],
+                "low": [3.1, 2.3, 1.4, 1.0],
+                "high": [3.3, 2.5, 1.9, 1.3],
+            },
+        ],
+        "levels": [{"label": "pairs", "y": 1.53}, {"label": "knows nothing", "y": 3.22}],
+        "x_label": "step",
+        "y_label": "nats",
+        "log_y": False,
+        "limit": 1.2,
+    },
+)
+
+SIGNS = Picture(
+    "heatmap",
+    "What each character costs",
+    "In nats; knowing nothing costs 3.22.",
+    {
+        "maps": [
+            {
+                "label": "",
+                "values": [[3.3 / (1 + (k + r) % 5 * r) for k in range(24)] for r in range(3)],
+                "marked": [[2, 8]],
+            }
+        ],
+        "row_labels": ["1", "60", "240"],
+        "column_labels": list("the␣cat␣sees␣a␣boat␣now."),
+        "row_axis": "step",
+        "column_axis": "character",
+        "peak": 3.22,
+    },
+)
+
+ALL_PICTURES = (
+    AXES, MAPS, BARS, DOTS, CURVE, SCATTER, GRAPH, TEXT, ALIGNMENT, BESIDE, SIGNS
+)  # fmt: skip
 
 
 def outcome(number: str, status: Status = Status.PASSED, **more: Any) -> Outcome:

@@ -622,6 +622,41 @@ def test_a_curve_is_broken_where_it_has_no_value():
     assert sum(isinstance(s, charts.Path) and "trace" in s.look for s in drawing.shapes) == 2
 
 
+def test_a_band_lies_between_its_low_and_high_and_levels_have_their_words():
+    [drawing] = pictures.figure(records.BESIDE).drawings
+    [band] = [s for s in drawing.shapes if isinstance(s, charts.Path) and "band" in s.look]
+    words = [s.text for s in drawing.shapes if isinstance(s, charts.Label)]
+
+    assert band.look == "band s1"
+    assert band.d.count("L") == 7  # four points there, four back
+    assert {"pairs", "knows nothing"} <= set(words)
+    assert "pairs is at 1.53" in drawing.sentence
+
+
+def test_the_first_series_of_a_curve_lies_on_top():
+    [drawing] = pictures.figure(records.CURVE).drawings
+    traces = [s.look for s in drawing.shapes if isinstance(s, charts.Path) and "trace" in s.look]
+
+    assert traces == ["trace s2", "trace s1", "trace s0"]
+
+
+def test_a_map_of_signs_names_every_row_and_column_and_is_as_wide_as_the_page():
+    figure = pictures.figure(records.SIGNS)
+    [drawing] = figure.drawings
+    words = [s.text for s in drawing.shapes if isinstance(s, charts.Label)]
+
+    assert words == [*"the␣cat␣sees␣a␣boat␣now.", "1", "60", "240"]
+    assert figure.is_wide
+    assert figure.tables[0].columns == ("", *"the␣cat␣sees␣a␣boat␣now.")
+    assert "framed: row 240 column s" in drawing.sentence
+
+
+def test_a_peak_that_is_asked_for_is_passed_by_some_values():
+    [key] = pictures.figure(records.SIGNS).keys
+
+    assert key.high == "3.22 and more"
+
+
 def test_at_most_24_by_24_cells_of_a_map_are_drawn():
     data = {"maps": [{"label": "m", "values": [[1.0] * 500] * 500}]}
     figure = pictures.figure(Picture("heatmap", "t", "c", data))
@@ -647,6 +682,7 @@ def test_an_unknown_kind_becomes_a_sentence():
 KEYS = sorted(
     {key for p in records.ALL_PICTURES for key in p.data}
     | {"names", "sizes", "label", "values", "marked", "scale", "id", "note", "from", "to", "lines"}
+    | {"low", "high", "y"}
 )
 LEAVES = (
     st.none()
@@ -665,9 +701,8 @@ ANYTHING = st.recursive(
 )
 
 
-def shaped(kind: str) -> st.SearchStrategy[dict[str, object]]:
-    """Data with the parts of ``kind``, some of which are replaced by anything."""
-    whole = next(p.data for p in records.ALL_PICTURES if p.kind == kind)
+def shaped(whole: dict[str, object]) -> st.SearchStrategy[dict[str, object]]:
+    """Data with the parts of ``whole``, some of which are replaced by anything."""
 
     def spoil(value: object) -> st.SearchStrategy[object]:
         if isinstance(value, dict):
@@ -681,12 +716,12 @@ def shaped(kind: str) -> st.SearchStrategy[dict[str, object]]:
     return spoil(whole).map(lambda d: d if isinstance(d, dict) else {"maps": d, "rows": d})
 
 
-@pytest.mark.parametrize("kind", [p.kind for p in records.ALL_PICTURES])
+@pytest.mark.parametrize("picture", records.ALL_PICTURES, ids=lambda p: p.title)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
-def test_no_data_breaks_a_picture(kind, data):
-    drawn = data.draw(shaped(kind))
-    figure = pictures.figure(Picture(kind, "title", "caption", drawn))
+def test_no_data_breaks_a_picture(picture, data):
+    drawn = data.draw(shaped(picture.data))
+    figure = pictures.figure(Picture(picture.kind, "title", "caption", drawn))
 
     assert bool(figure.absent) != bool(figure.drawings or figure.panels)
     for drawing in figure.drawings:

@@ -192,6 +192,15 @@ def test_training_that_does_not_get_there_fails(make, kwargs, says):
     )
 
 
+def test_the_curves_of_a_failed_training_are_drawn_with_what_belongs_beside_them():
+    beside = {"series": [{"label": "model solution", "y": [1.0]}], "levels": [{"y": 2.0}]}
+    failure_of(train_until, descent(0.99), 0.1, 20, need=3, beside=beside)
+
+    (picture,) = _record.current().pictures
+    assert [one["label"] for one in picture["data"]["series"]] == ["seed 0", "model solution"]
+    assert picture["data"]["levels"] == [{"y": 2.0}]
+
+
 def test_the_curves_of_a_failed_training_are_drawn():
     failure_of(train_until, descent(0.99), 0.1, 20, need=3)
 

@@ -22,7 +22,19 @@ MOST_CELLS = 24
 _WIDE = 10.3
 """The width of a letter of a label on a phone, where the style sheet writes them larger."""
 
-_MOST = {"maps": 6, "series": 6, "groups": 8, "bars": 24, "points": 600, "axes": 10, "nodes": 40}
+_NARROW = 9.7
+"""The same for the letters beside a map, which are smaller."""
+
+_MOST = {
+    "maps": 8,
+    "series": 6,
+    "levels": 6,
+    "groups": 8,
+    "bars": 24,
+    "points": 600,
+    "axes": 10,
+    "nodes": 40,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,7 @@ class Figure:
     panels: tuple[Panel, ...] = ()
     tables: tuple[Table, ...] = ()
     keys: tuple[Key, ...] = ()
+    is_wide: bool = False  # its maps stand below each other, each as wide as the page
     absent: str = ""
 
 
@@ -243,18 +256,34 @@ def _heatmap(blank: Figure, data: _Data) -> Figure:
         )
         for is_diverging in (False, True)
     }  # fmt: skip
+    cap, is_over = data.number("peak"), False
+    if cap is not None and cap > 0:
+        peaks[False], is_over = cap, peaks[False] > cap
     origin = [int(v) for v in _finite(data.numbers("origin", 2))]
     top, left = (origin[0], origin[1]) if len(origin) == 2 else (0, 0)
     columns = max(len(row) for rows in tables for row in rows)
-    pitch = min(36.0, max(9.0, 216 / columns))
+    names = _Names(
+        _labels(data, "row_labels", max(len(rows) for rows in tables), top),
+        _labels(data, "column_labels", columns, left),
+    )
+    is_named = bool(data.items("column_labels", 1, required=False))
+    # A line of text is read from left to right: it gets the width of the page.
+    is_wide = is_named and columns > 2 * max(len(rows) for rows in tables)
+    letter = _WIDE if is_wide else _NARROW
+    gutter = max(26.0, 8 + letter * max(len(name) for name in names.rows))
+    room = 556 - gutter if is_wide else 216
+    pitch = min(36.0, max(9.0, room / columns))
+    if is_named:
+        pitch = max(pitch, letter)  # or the letters over the columns would touch
     drawings, numbers, keys = [], [], []
     for i, (part, rows) in enumerate(zip(maps, tables, strict=True)):
-        label = part.text("label") or f"map {i + 1}"
-        look = _Look(_is_diverging(part), peaks[_is_diverging(part)], pitch, top, left)
+        label = part.text("label") or (f"map {i + 1}" if len(maps) > 1 else "")
+        is_diverging = _is_diverging(part)
+        look = _Look(is_diverging, peaks[is_diverging], is_over, pitch, gutter, names)
         marked = set(part.pairs("marked", MOST_CELLS**2))
         drawings.append(_map(rows, marked, look, label, blank.title))
-        head = ("", *(str(left + c) for c in range(max(len(row) for row in rows))))
-        body = tuple((str(top + r), *map(text.figure, row)) for r, row in enumerate(rows))
+        head = ("", *names.columns[: max(len(row) for row in rows)])
+        body = tuple((names.rows[r], *map(text.figure, row)) for r, row in enumerate(rows))
         numbers.append(Table(label, head, body))
         if look.key not in keys:
             keys.append(look.key)
@@ -266,8 +295,26 @@ def _heatmap(blank: Figure, data: _Data) -> Figure:
     if top or left:
         caption += f" The window begins at row {top}, column {left}."
     return replace(
-        blank, caption=caption, drawings=tuple(drawings), tables=tuple(numbers), keys=tuple(keys)
+        blank,
+        caption=caption,
+        drawings=tuple(drawings),
+        tables=tuple(numbers),
+        keys=tuple(keys),
+        is_wide=is_wide,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What stands beside the rows and over the columns of a map: names, or else their numbers."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def _labels(data: _Data, key: str, count: int, start: int) -> tuple[str, ...]:
+    told = data.texts(key, MOST_CELLS, 12)[:count]
+    return (*told, *(str(start + i) for i in range(len(told), count)))
 
 
 def _is_diverging(part: _Data) -> bool:
@@ -292,9 +339,10 @@ class _Look:
 
     is_diverging: bool
     peak: float
+    is_over: bool  # some values lie above the peak that was asked for
     pitch: float
-    top: int
-    left: int
+    gutter: float
+    names: _Names
 
     def step(self, value: float) -> str:
         """The class of a cell: h0 to h4 up to the largest value, p1 to p4 above zero."""
@@ -307,13 +355,14 @@ class _Look:
         high = text.figure(self.peak)
         if self.is_diverging:
             return Key(f"-{high}", high, ("h4", "h2", "h0", "p2", "p4"))
+        high += " and more" if self.is_over else ""
         return Key("0", high, ("h0", "h1", "h2", "h3", "h4"))
 
 
 def _map(
     rows: list[list[float]], marked: set[tuple[int, int]], look: _Look, label: str, title: str
 ) -> Drawing:
-    pitch, edge = look.pitch, 26.0
+    pitch, edge, head = look.pitch, look.gutter, 22.0
     height, width = len(rows), len(rows[0])
     places: dict[str, list[tuple[float, float]]] = {}
     figures: list[Shape] = []
@@ -321,7 +370,7 @@ def _map(
     shows_figures = pitch >= 27
     for r, row in enumerate(rows):
         for c, value in enumerate(row):
-            x, y = edge + c * pitch, edge - 4 + r * pitch
+            x, y = edge + c * pitch, head + r * pitch
             is_known = math.isfinite(value)
             unknown += not is_known
             step = look.step(value) if is_known else "absent"
@@ -333,13 +382,14 @@ def _map(
                     Label(x + pitch / 2 - 1, y + pitch / 2 + 3, shown, f"on-{step}", "middle")
                 )
     shapes: list[Shape] = []
-    stride = math.ceil(max(width, height) / 12)
-    for c in range(0, width, stride):
+    rows_named, columns_named = look.names.rows[:height], look.names.columns[:width]
+    cells = max(width, height)
+    for c in range(0, width, _stride(columns_named, cells, pitch)):
         x = edge + c * pitch + pitch / 2 - 1
-        shapes.append(Label(x, 16, str(look.left + c), "tick", "middle"))
-    for r in range(0, height, stride):
-        y = edge + r * pitch + pitch / 2
-        shapes.append(Label(20, y, str(look.top + r), "tick", "end"))
+        shapes.append(Label(x, 16, columns_named[c], "tick", "middle"))
+    for r in range(0, height, _stride(rows_named, cells, pitch, is_row=True)):
+        y = head + r * pitch + pitch / 2 + 4
+        shapes.append(Label(edge - 6, y, rows_named[r], "tick", "end"))
     side = pitch - 8
     for step in sorted(places):
         if step == "absent":
@@ -349,23 +399,31 @@ def _map(
             shapes.append(Path(charts.cells(places[step], side), f"cell {step}"))
     for r, c in sorted(marked):
         if 0 <= r < height and 0 <= c < width:
-            x, y = edge + c * pitch, edge - 4 + r * pitch
+            x, y = edge + c * pitch, head + r * pitch
             shapes.append(Rect(x, y, pitch - 2, pitch - 2, "mark", 4))
     shapes += figures
     known = _finite(v for row in rows for v in row)
-    sentence = f"{label}: {height} by {width} values"
+    sentence = f"{label}: {height} by {width} values".removeprefix(": ")
     if known:
         sentence += f" from {text.figure(min(known))} to {text.figure(max(known))}"
     if unknown:
         sentence += f"; {unknown} of them {'is' if unknown == 1 else 'are'} no number"
     inside = sorted((r, c) for r, c in marked if 0 <= r < height and 0 <= c < width)
     if inside:
-        cells = [f"row {look.top + r} column {look.left + c}" for r, c in inside]
-        sentence += f"; framed: {text.listed(cells, 6)}"
+        framed = [f"row {rows_named[r]} column {columns_named[c]}" for r, c in inside]
+        sentence += f"; framed: {text.listed(framed, 6)}"
     drawn = Drawing(
-        edge + width * pitch, edge + height * pitch, tuple(shapes), title, f"{sentence}.", label
+        edge + width * pitch, head + 4 + height * pitch, tuple(shapes), title, f"{sentence}.", label
     )
     return drawn
+
+
+def _stride(names: Sequence[str], cells: int, pitch: float, is_row: bool = False) -> int:
+    """Of how many names in a row or column one is written, for none to touch the next."""
+    if all(name.isdigit() for name in names) and not (is_row and pitch >= 16):
+        return math.ceil(cells / 12)
+    across = 1 if is_row else max(len(name) for name in names)
+    return math.ceil(_NARROW * across / pitch)
 
 
 def _short(value: float) -> str:
@@ -454,12 +512,12 @@ def _legend(
     shapes: list[Shape], names: Sequence[str], look: str, x: float, y: float
 ) -> tuple[list[Shape], float]:
     """``shapes`` with a line of swatches and names below ``y``; and where that ends."""
-    y += 14
+    y, start = y + 14, x
     for s, name in enumerate(names):
         shown = text.shorten(name, 24)
         width = 34 + _WIDE * len(shown)
         if x + width > 540 and s:
-            x, y = 12.0, y + 20
+            x, y = start, y + 20
         shapes.append(Rect(x, y - 9, 12, 10, f"{look} s{s}", 3))
         shapes.append(Label(x + 18, y, shown, "v"))
         x += width
@@ -556,12 +614,20 @@ def _median(values: Sequence[float]) -> float:
 def _curve(blank: Figure, data: _Data) -> Figure:
     parts = data.parts("series", _MOST["series"])
     series: list[tuple[str, list[tuple[float, float]]]] = []
+    bands: list[tuple[list[tuple[float, float]], list[tuple[float, float]]]] = []
     for i, part in enumerate(parts):
-        ys = part.numbers("y", 100_000)
+        ys, *edges = (part.numbers(key, 100_000) for key in ("y", "low", "high"))
         xs = part.numbers("x", 100_000) or [float(k) for k in range(len(ys))]
         points = _thin(list(zip(xs, ys, strict=False)), _MOST["points"])
         series.append((part.text("label", 30) or f"series {i + 1}", points))
+        low, high = (_thin(list(zip(xs, e, strict=False)), _MOST["points"]) for e in edges)
+        bands.append((low, high))
     is_log, limit = data.flag("log_y"), data.number("limit")
+    levels = [
+        (part.text("label", 24), height)
+        for part in (_Data(item) for item in data.items("levels", _MOST["levels"], required=False))
+        if (height := part.number("y")) is not None and not (is_log and height <= 0)
+    ]
 
     def is_drawn(point: tuple[float, float]) -> bool:
         x, y = point
@@ -570,7 +636,8 @@ def _curve(blank: Figure, data: _Data) -> Figure:
     drawn = [point for _, points in series for point in points if is_drawn(point)]
     if not drawn:
         raise Undrawable("none of its points can be drawn")
-    ys = [y for _, y in drawn]
+    ys = [y for _, y in drawn] + [height for _, height in levels]
+    ys += [y for edges in bands for edge in edges for _, y in filter(is_drawn, edge)]
     if limit is not None and not (is_log and limit <= 0):
         ys.append(limit)
     else:
@@ -583,12 +650,22 @@ def _curve(blank: Figure, data: _Data) -> Figure:
     x = Scale(min(xs), max(xs), gutter, 540)
     y = Scale(y_ticks[0], y_ticks[-1], 226, 30, is_log)
     shapes = _frame(x_ticks, y_ticks, x, y, data.text("x_label", 40), data.text("y_label", 40))
+    for s, (low, high) in enumerate(bands):
+        both = [pair for pair in zip(low, high, strict=False) if all(map(is_drawn, pair))]
+        if len(both) > 1:
+            there = [(x.at(a), y.at(b)) for (a, b), _ in both]
+            back = [(x.at(a), y.at(b)) for _, (a, b) in reversed(both)]
+            shapes.append(Path(f"{charts.line(there + back)}z", f"band s{s}"))
+    words_at: list[Shape] = []
+    for word, height in levels:
+        shapes.append(Path(charts.level(gutter, y.at(height), 540), "plan"))
+        words_at.append(Label(536, y.at(height) - 5, word, "tick halo", "end"))
     if limit is not None:
         shapes.append(Path(charts.level(gutter, y.at(limit), 540), "limit"))
         words = f"limit {text.figure(limit)}"
-        shapes.append(Label(536, y.at(limit) - 6, words, "limit-word", "end"))
-    rows = []
-    for s, (name, points) in enumerate(series):
+        words_at.append(Label(536, y.at(limit) - 6, words, "limit-word", "end"))
+    rows: list[tuple[str, ...]] = []
+    for s, (name, points) in reversed(list(enumerate(series))):  # the first lies on top
         for run in _runs(points, is_drawn):
             places = [(x.at(a), y.at(b)) for a, b in run]
             if len(places) == 1:
@@ -599,7 +676,8 @@ def _curve(blank: Figure, data: _Data) -> Figure:
         if known:
             shapes.append(Dot(x.at(known[-1][0]), y.at(known[-1][1]), 4, f"point s{s}"))
             least = min(b for _, b in known)
-            rows.append(
+            rows.insert(
+                0,
                 (
                     name,
                     str(len(points)),
@@ -607,15 +685,17 @@ def _curve(blank: Figure, data: _Data) -> Figure:
                     text.figure(least),
                     text.figure(known[-1][1]),
                     str(len(points) - len(known)),
-                )
+                ),
             )
         else:
-            rows.append((name, str(len(points)), "–", "–", "–", str(len(points))))
+            rows.insert(0, (name, str(len(points)), "–", "–", "–", str(len(points))))
+    shapes += words_at  # above the lines, or one through a word would strike it out
     names = [name for name, _ in series]
     shapes, height = (
         _legend(shapes, names, "bar", gutter, 262.0) if len(names) > 1 else (shapes, 262.0)
     )
     sentence = "; ".join(f"{row[0]} goes from {row[2]} to {row[4]}" for row in rows)
+    sentence += "".join(f"; {word} is at {text.figure(height)}" for word, height in levels if word)
     if limit is not None:
         sentence += f"; the limit is {text.figure(limit)}"
     columns = ("", "points", "first", "least", "last", "not drawn")

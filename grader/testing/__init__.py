@@ -4,6 +4,7 @@ Every function raises `CheckFailed`, an `AssertionError` with a sentence for the
 the submission is wrong, and anything else only when the suite is.
 """
 
+from grader.testing._attention import Attention, attention_of, show_attention
 from grader.testing._failure import CheckFailed, expect, fail, smallest
 from grader.testing._forbid import forbid, forbid_torch, names_used
 from grader.testing._gradients import (
@@ -43,6 +44,7 @@ from grader.testing._values import assert_close, assert_equal, assert_finite
 from grader.testing._views import assert_copy, assert_unchanged, assert_view
 
 __all__ = [
+    "Attention",
     "CheckFailed",
     "Log",
     "OpLog",
@@ -70,6 +72,7 @@ __all__ = [
     "assert_tensor",
     "assert_unchanged",
     "assert_view",
+    "attention_of",
     "count_ops",
     "expect",
     "fail",
@@ -83,6 +86,7 @@ __all__ = [
     "rand_ints",
     "randn",
     "saved_memory",
+    "show_attention",
     "smallest",
     "spy",
     "train_until",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ def train_until(  # noqa: RET503 (`fail` never returns)
     *,
     above: bool = False,
     what: str = "the loss",
+    beside: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Train from several seeds, each until its target; enough of them must get there.
 
@@ -41,6 +42,7 @@ def train_until(  # noqa: RET503 (`fail` never returns)
         seeds: how many to try, in order.
         need: how many must get there; the others are then not tried.
         what: the metric, as the subject of the message.
+        beside: for the picture of a failure: `series` to draw below the curves, `levels`.
 
     Returns:
         The metric after each step of the last run that got there.
@@ -75,7 +77,11 @@ def train_until(  # noqa: RET503 (`fail` never returns)
                 "curve",
                 f"{what.removeprefix('the ').capitalize()} while training",
                 f"the target is {_words.number(target, 4)}",
-                series=[_series(f"seed {seed}", curve) for seed, curve in enumerate(curves)],
+                series=[
+                    *(_series(f"seed {seed}", curve) for seed, curve in enumerate(curves)),
+                    *(beside or {}).get("series", ()),
+                ],
+                levels=(beside or {}).get("levels", ()),
                 x_label="step",
                 y_label=what.removeprefix("the "),
                 log_y=all(value > 0 for curve in curves for value in curve) and not above,

@@ -23,6 +23,7 @@ from grader.testing import (
     assert_runs_on_meta,
     assert_shape,
     assert_tensor,
+    attention_of,
     expect,
     fail,
     forbid,
@@ -32,6 +33,7 @@ from grader.testing import (
     rand_ints,
     randn,
     saved_memory,
+    show_attention,
     smallest,
     train_until,
 )
@@ -104,6 +106,115 @@ def trained_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, 
     nn.utils.clip_grad_norm_(model.parameters(), max_norm=1)
     optimizer.step()
     return loss.item()
+
+
+class Text:
+    """What the checks train on and evaluate on."""
+
+    def __init__(self) -> None:
+        self.ids, val = text_ids(20_000, 0), text_ids(48 * 41 + 1, 1)
+        self.x_val, self.y_val = val[:-1].view(41, 48), val[1:].view(41, 48)
+        names = course_module("toytext")
+        self.encode, self.decode = names["encode"], names["decode"]
+
+
+class Run:
+    """The training of one model, step by step.
+
+    With the reference and the seeds 0 to 4, `curve` after 300 steps gives REFERENCE:
+    `python benchmarks/curves.py day27`.
+    """
+
+    def __init__(self, submission: ModuleType, text: Text, seed: int) -> None:
+        self.text = text
+        self.model = submission.MiniLM(vocab=25, dim=64, heads=4, layers=2, ctx=48).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 3e-3)
+        self.draws = torch.Generator().manual_seed(seed)
+        self.done = 0
+        self.last = math.log(25)
+        self.curve: dict[int, float] = {}  # step -> validation loss
+        self.samples: list[tuple[int, str]] = []
+
+    def sample(self) -> None:
+        """Keep what it writes, greedily, after the first eight characters of the other text."""
+        with contextlib.suppress(Exception):  # a picture costs nobody a point
+            ids = greedy(self.model, self.text.x_val[:1, :8], 40, 48)
+            self.samples.append((self.done, self.text.decode(ids[0].tolist())))
+
+    def step(self) -> float:
+        """Make one; returns the validation loss, which every tenth step measures."""
+        text = self.text
+        if self.done in (0, 50):
+            self.sample()
+        batch = windows(text.ids, 16, 48, self.draws)
+        trained_step(self.model, self.optimizer, self.done, *batch)
+        self.done += 1
+        if self.done % 10 == 0:
+            logits = logits_of(self.model, text.x_val)
+            self.last = F.cross_entropy(logits.flatten(0, 1), text.y_val.flatten()).item()
+            self.curve[self.done] = self.last
+        if self.done == 121 and self.last > 2.5:
+            self.show(f"Yours is at {self.last:.2f} after 120 steps.")
+            fail(
+                f"after 120 steps the validation loss is {self.last:.2f}, not far below "
+                "2.84, what the frequencies of the characters alone give",
+                id="training.stuck",
+                got=self.last,
+            )
+        return self.last
+
+    def show(self, what: str) -> None:
+        """Draw the curve beside the model solution's."""
+        ahead = sum(x <= max(self.done, REACHED) for x in REFERENCE["x"])
+        reference = {key: values[:ahead] for key, values in REFERENCE.items()}
+        picture(
+            "curve",
+            "The validation loss",
+            f"{what} The band is what five trainings of the model solution gave.",
+            series=[
+                {"label": "yours", "x": list(self.curve), "y": list(self.curve.values())},
+                {"label": "model solution", **reference},
+            ],
+            levels=LEVELS,
+            x_label="step",
+            y_label="nats a character",
+            log_y=False,
+            limit=0.7,
+        )
+
+
+LEVELS = [
+    {"label": "knows nothing", "y": 3.22},
+    {"label": "frequencies", "y": 2.84},
+    {"label": "pairs", "y": 1.53},
+]
+
+# Median, least and largest of the model solution over five seeds, all of them below 0.7 after
+# REACHED steps.
+# fmt: off
+REFERENCE = {
+    "x": [*range(10, 301, 10)],
+    "y": [
+        2.77, 2.31, 1.92, 1.67, 1.51, 1.37, 1.24, 1.16, 1.02, 0.9, 0.77, 0.71, 0.59, 0.54, 0.46,
+        0.43, 0.4, 0.39, 0.36, 0.36, 0.35, 0.33, 0.33, 0.31, 0.33, 0.33, 0.31, 0.31, 0.31, 0.31,
+    ],
+    "low": [
+        2.76, 2.3, 1.89, 1.65, 1.5, 1.37, 1.23, 1.13, 0.96, 0.84, 0.7, 0.62, 0.52, 0.43, 0.43,
+        0.37, 0.37, 0.36, 0.34, 0.35, 0.33, 0.32, 0.31, 0.31, 0.32, 0.31, 0.3, 0.3, 0.29, 0.28,
+    ],
+    "high": [
+        2.79, 2.33, 1.94, 1.72, 1.55, 1.4, 1.29, 1.22, 1.09, 1.02, 0.92, 0.84, 0.74, 0.65, 0.59,
+        0.53, 0.47, 0.42, 0.41, 0.38, 0.36, 0.41, 0.35, 0.34, 0.34, 0.33, 0.32, 0.31, 0.32, 0.32,
+    ],
+}
+# fmt: on
+REACHED = 140
+
+
+def folded(text: str) -> list[str]:
+    """The first lines of a text, long ones folded: one that only writes line ends fills no page."""
+    lines = [line[i : i + 40] for line in text.split("\n") for i in range(0, len(line) or 1, 40)]
+    return lines[:4]
 
 
 def own_definitions(source: str, name: str) -> list[ast.stmt]:
@@ -366,59 +477,36 @@ class TestMiniLM:
     @pytest.mark.after("test_shape", "test_loss")
     def test_trains(self, submission):
         """300 steps bring the validation loss below 0.7."""
-        ids, val = text_ids(20_000, 0), text_ids(48 * 41 + 1, 1)
-        x_val, y_val = val[:-1].view(41, 48), val[1:].view(41, 48)
-        big = {"vocab": 25, "dim": 64, "heads": 4, "layers": 2, "ctx": 48}
-        models: list[nn.Module] = []
+        text = Text()
+        runs: list[Run] = []
 
         def make(seed: int) -> Callable[[], float]:
-            model = submission.MiniLM(**big).train()
-            models.append(model)
-            adam = torch.optim.AdamW(model.parameters(), 3e-3)
-            draws = torch.Generator().manual_seed(seed)
-            steps, last = iter(range(1000)), [math.log(25)]
+            runs.append(Run(submission, text, seed))
+            return runs[-1].step
 
-            def run() -> float:
-                step = next(steps)
-                trained_step(model, adam, step, *windows(ids, 16, 48, draws))
-                if step % 10 == 9:
-                    logits = logits_of(model, x_val)
-                    last[0] = F.cross_entropy(logits.flatten(0, 1), y_val.flatten()).item()
-                if step == 120 and last[0] > 2.5:
-                    fail(
-                        f"after 120 steps the validation loss is {last[0]:.2f}, not far below "
-                        "2.84, what the frequencies of the characters alone give",
-                        id="training.stuck",
-                        got=last[0],
-                    )
-                return last[0]
-
-            return run
-
-        curve = train_until(make, 0.7, 300, seeds=2, need=1, what="the validation loss")
-        picture(
-            "curve",
-            "The validation loss",
-            "ln 25 = 3.22 knows nothing, 2.84 the frequencies, 1.53 the character before.",
-            series=[
-                {"label": "validation", "x": list(range(1, len(curve) + 1)), "y": curve},
-                *(
-                    {"label": label, "x": [1, len(curve)], "y": [value, value]}
-                    for label, value in (("unigram", 2.84), ("bigram", 1.53))
-                ),
-            ],
-            x_label="step",
-            y_label="nats a character",
-            log_y=False,
-            limit=0.7,
-        )
-        said = models[-1].generate(x_val[:1, :8], 80)
-        text = course_module("toytext")["decode"](said[0].tolist())
+        beside = {"series": [{"label": "model solution", **REFERENCE}], "levels": LEVELS}
+        what = "the validation loss"
+        curve = train_until(make, 0.7, 300, seeds=2, need=1, what=what, beside=beside)
+        run, last = runs[-1], len(curve)
+        run.show(f"Yours is below 0.7 after {last} steps, where training ends.")
+        run.sample()
         picture(
             "text",
             "What it writes",
-            "Greedily, after the first eight characters.",
-            panels=[{"label": "sample", "lines": text.split("\n"), "marked": []}],
+            "Greedily, after the first eight characters, on the way.",
+            panels=[
+                {"label": f"step {step}", "lines": folded(said), "marked": []}
+                for step, said in run.samples
+            ],
+        )
+        sentence = "\nthe cat sees a b"
+        show_attention(
+            attention_of(run.model, torch.tensor([text.encode(sentence)])),
+            sentence,
+            "Where your trained model looks",
+            "Each row is a character that looks at itself and at those before it, to guess the "
+            "next one; stronger colour is more weight.",
+            heads=4,
         )
 
     @pytest.mark.points(1, "structure")
