@@ -127,10 +127,18 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
 
 
 def grade_papers(desk: Desk, papers: Sequence[batch.Paper], choice: Choice) -> int:
-    """Grade files that others handed in: a line each, nothing recorded."""
+    """Grade files that others handed in: a line each, nothing recorded.
+
+    Raises:
+        UsageError: an exercise of theirs lacks a chosen task or check, or the last time matters.
+    """
     from grader import batch, console
 
-    options = _options(papers[0].exercise, replace(choice, tasks=(), checks=()), {})
+    if choice.only_failed or choice.failed_first:
+        option = "--failed" if choice.only_failed else "--failed-first"
+        raise UsageError(f"{option} goes by the last attempt, and of others' files none is kept")
+    exercises = {paper.exercise.id: paper.exercise for paper in papers}
+    options = {id: _options(exercise, choice, {}) for id, exercise in exercises.items()}
     documents, all_pass = [], True
     for paper, attempt in batch.grade(papers, options):
         all_pass = all_pass and attempt.is_solved

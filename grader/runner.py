@@ -229,10 +229,9 @@ def cold(exercise: Exercise, device: str) -> Worker:
 
 
 class KeptWorker:
-    """One worker for many runs: it is ended when it dies, and when all is done."""
+    """One worker for many runs of one exercise: ended when it dies, and when all is done."""
 
-    def __init__(self, exercise: Exercise) -> None:
-        self._exercise = exercise
+    def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def start(self, exercise: Exercise, device: str) -> Worker:
