@@ -837,6 +837,8 @@ def _text(blank: Figure, data: _Data) -> Figure:
         if len(lines) > 120:
             kept.append((f"… {text.count(len(lines) - 120, 'more line')}", False))
         panels.append(Panel(part.text("label"), tuple(kept)))
+    if len(panels) == 1 and panels[0].label in blank.title:
+        panels = [replace(panels[0], label="")]  # the title says it already
     return replace(blank, panels=tuple(panels))
 
 
