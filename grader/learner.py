@@ -29,7 +29,7 @@ from grader.model import (
     Status,
     Verdict,
 )
-from grader.terminal import Terminal
+from grader.terminal import Terminal, wrap
 
 if TYPE_CHECKING:
     from grader import batch, console, grading, runner, source
@@ -458,9 +458,11 @@ def mark(desk: Desk, word: str, given: Sequence[str], remark: str) -> int:
     for item in items.values():
         got = found.get(item.name)
         points = f"{got.points} of {item.points}" if got else f"pending, of {item.points}"
-        desk.out.write(f"  {item.name:12}{points:16}{item.text}")
-        if got and got.remark:
-            desk.out.write(f"  {'':28}{got.remark}")
+        said = [item.text, got.remark] if got and got.remark else [item.text]
+        lines = [line for part in said for line in wrap(part, desk.out.width - 30)]
+        desk.out.write(f"  {item.name:12}{points:16}{lines[0]}")
+        for line in lines[1:]:
+            desk.out.write(f"{'':30}{line}")
     return OK
 
 
