@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,19 +49,21 @@ def papers(course: Course, words: Iterable[str]) -> list[Paper]:
 
 
 def grade(
-    found: Sequence[Paper], options: grading.Options, jobs: int | None = None
+    found: Sequence[Paper], options: Mapping[str, grading.Options], jobs: int | None = None
 ) -> Iterator[tuple[Paper, Attempt]]:
     """Grade papers side by side; each with its attempt, in their order.
 
     Args:
         found: files outside of the course.
-        options: for all of them.
+        options: for the papers of each exercise, by its id.
         jobs: how many at once; as many as there are processors if None.
     """
     workers = _Workers()
     try:
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            graded = pool.map(lambda paper: _grade(paper, options, workers), found)
+            graded = pool.map(
+                lambda paper: _grade(paper, options[paper.exercise.id], workers), found
+            )
             yield from zip(found, graded, strict=True)
     finally:
         workers.drop()
@@ -80,7 +82,7 @@ class _Workers:
         try:
             return idle.get_nowait()
         except queue.Empty:
-            self._all.append(runner.KeptWorker(exercise))
+            self._all.append(runner.KeptWorker())
             return self._all[-1]
 
     def give_back(self, exercise: Exercise, worker: runner.KeptWorker) -> None:

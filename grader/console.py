@@ -617,7 +617,7 @@ def _place(line: Line, room: int) -> list[str]:
     """Where a line is, with its function where there is room, and what it says."""
     place = f"{safe(line.file)}:{line.number}"
     inside = f"{place}   in {safe(line.function)}"
-    if line.function.isidentifier() and cells(inside) <= room:
+    if line.function.replace(".", "").isidentifier() and cells(inside) <= room:
         place = inside
     text = _shortened(safe(line.text).strip(), 200)
     return [place, text] if text else [place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -85,7 +86,6 @@ def grade(
 
     module = exercise.files[0]
     file, text = submission.display[module], submission.files[module]
-    places = source.definitions(text, file)
     limits = exercise.limits
     if options.cpu_seconds is not None:
         limits = replace(limits, cpu_seconds=options.cpu_seconds)
@@ -110,9 +110,14 @@ def grade(
             )
         on_start(environment)
 
+    @functools.cache
+    def places() -> Mapping[str, source.Place]:
+        """While the worker goes on: read off when the first check has ended."""
+        return source.places(exercise, text, file)
+
     def ended(name: str, raw: runner.RawRun) -> None:
         outcome = submission.located(
-            verdict.outcome(by_name[name], raw, limits, file, text, places)
+            verdict.outcome(by_name[name], raw, limits, file, text, places())
         )
         told[name] = outcome
         on_outcome(outcome)
@@ -137,7 +142,7 @@ def grade(
         for check in checks:
             if check.name not in told:
                 outcome = submission.located(
-                    verdict.outcome(check, raw, limits, file, text, places)
+                    verdict.outcome(check, raw, limits, file, text, places())
                 )
                 on_outcome(outcome)
                 told[check.name] = outcome

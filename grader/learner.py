@@ -29,7 +29,7 @@ from grader.model import (
     Status,
     Verdict,
 )
-from grader.terminal import Terminal
+from grader.terminal import Terminal, wrap
 
 if TYPE_CHECKING:
     from grader import batch, console, grading, runner, source
@@ -128,10 +128,18 @@ def grade(desk: Desk, words: Sequence[str], choice: Choice) -> int:
 
 
 def grade_papers(desk: Desk, papers: Sequence[batch.Paper], choice: Choice) -> int:
-    """Grade files that others handed in: a line each, nothing recorded."""
+    """Grade files that others handed in: a line each, nothing recorded.
+
+    Raises:
+        UsageError: an exercise of theirs lacks a chosen task or check, or the last time matters.
+    """
     from grader import batch, console
 
-    options = _options(papers[0].exercise, replace(choice, tasks=(), checks=()), {})
+    if choice.only_failed or choice.failed_first:
+        option = "--failed" if choice.only_failed else "--failed-first"
+        raise UsageError(f"{option} goes by the last attempt, and of others' files none is kept")
+    exercises = {paper.exercise.id: paper.exercise for paper in papers}
+    options = {id: _options(exercise, choice, {}) for id, exercise in exercises.items()}
     documents, all_pass = [], True
     for paper, attempt in batch.grade(papers, options):
         all_pass = all_pass and attempt.is_solved
@@ -461,9 +469,11 @@ def mark(desk: Desk, word: str, given: Sequence[str], remark: str) -> int:
     for item in items.values():
         got = found.get(item.name)
         points = f"{got.points} of {item.points}" if got else f"pending, of {item.points}"
-        desk.out.write(f"  {item.name:12}{points:16}{item.text}")
-        if got and got.remark:
-            desk.out.write(f"  {'':28}{got.remark}")
+        said = [item.text, got.remark] if got and got.remark else [item.text]
+        lines = [line for part in said for line in wrap(part, desk.out.width - 30)]
+        desk.out.write(f"  {item.name:12}{points:16}{lines[0]}")
+        for line in lines[1:]:
+            desk.out.write(f"{'':30}{line}")
     return OK
 
 

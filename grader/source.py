@@ -219,20 +219,79 @@ def syntax_fault(text: str, display: str) -> Fault | None:
     return None
 
 
-def definitions(text: str, display: str) -> dict[str, Line]:
-    """Where a file answers: for each function its `return`, if it has just one, else its head.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task is answered: what to look at where a wrong value has no traceback."""
 
-    A value that is wrong has no traceback; this is the line to look at first.
+    lines: tuple[Line, ...]  # where nothing more is known; of a class its methods and its head
+    parts: tuple[Line, ...] = ()  # methods, functions and classes that may be named
+    files: tuple[str, ...] = ()  # other files of the exercise
+
+    def lines_for(self, *texts: str) -> tuple[Line, ...]:
+        """The lines to show, the one to look at first last; none if it is in another file.
+
+        Args:
+            texts: what is said about the failure. The first that names just one of the parts
+                decides.
+        """
+        for text in texts:
+            if any(file in text for file in self.files):
+                return ()
+            words = set(re.findall(r"\w+", text))
+            named = [line for line in self.parts if line.function.rpartition(".")[2] in words]
+            if len(named) == 1:
+                return (named[0],)
+        return self.lines
+
+
+def places(exercise: Exercise, text: str, display: str) -> dict[str, Place]:
+    """Where each task of an exercise is answered in the module's text, by the task's name.
+
+    A task's name is that of a function or class, or it stands for those that hold its TODOs in
+    the stub.
     """
     lines = text.splitlines()
+    nodes = {node.name: node for node in ast.parse(text).body if isinstance(node, _Definition)}
+    written = _written_for(exercise)
     found = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            number = node.lineno
-            if not isinstance(node, ast.ClassDef):
-                returns = [n.lineno for n in ast.walk(node) if isinstance(n, ast.Return)]
-                number = returns[0] if len(returns) == 1 else number
-            found[node.name] = Line(display, number, lines[number - 1], node.name)
+    for task in exercise.tasks:
+        names = {task.name: None} | dict.fromkeys(written.get(task.number, ()))
+        own = [nodes[name] for name in names if name in nodes]
+        if not own or (task.files and exercise.files[0] not in task.files):
+            continue
+        parts = [_answer(node, node.name, lines, display) for node in own]
+        shown: tuple[Line, ...] = (parts[0],) if len(own) == 1 or task.name in nodes else ()
+        if isinstance(own[0], ast.ClassDef):
+            methods = [node for node in own[0].body if isinstance(node, _Function)]
+            named = [(node, f"{own[0].name}.{node.name}") for node in methods]
+            heads = (Line(display, m.lineno, lines[m.lineno - 1], name) for m, name in named)
+            shown = (*heads, *shown) if shown else ()
+            parts[:1] = [_answer(method, name, lines, display) for method, name in named]
+        found[task.name] = Place(shown, tuple(parts), exercise.files[1:])
+    return found
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _answer(node: _Definition, name: str, lines: Sequence[str], display: str) -> Line:
+    """The one `return` of a function, or where the definition begins."""
+    number = node.lineno
+    if not isinstance(node, ast.ClassDef):
+        returns = [n.lineno for n in ast.walk(node) if isinstance(n, ast.Return)]
+        number = returns[0] if len(returns) == 1 else number
+    return Line(display, number, lines[number - 1], name)
+
+
+def _written_for(exercise: Exercise) -> dict[int, list[str]]:
+    """The functions and classes of the stub that hold TODOs, by the task's number."""
+    stub = stubs.text_of(exercise, exercise.files[0])
+    nodes = [node for node in ast.parse(stub).body if isinstance(node, _Definition)]
+    found: dict[int, list[str]] = {}
+    for todo in exercise_file.todos(stub):
+        names = (n.name for n in nodes if n.lineno <= todo.line <= (n.end_lineno or n.lineno))
+        found.setdefault(todo.task, []).extend(names)
     return found
 
 

@@ -25,6 +25,7 @@ from grader.model import (
     Verdict,
 )
 from grader.runner import RawRun
+from grader.source import Place
 
 
 def outcome(
@@ -33,7 +34,7 @@ def outcome(
     limits: Limits,
     file: str,
     text: str,
-    places: Mapping[str, Line] | None = None,
+    places: Mapping[str, Place] | None = None,
 ) -> Outcome:
     """How one check ended.
 
@@ -43,7 +44,7 @@ def outcome(
         limits: what a check may use, for the words of a death.
         file: the learner's file, as they know it.
         text: its text, for lines.
-        places: the line to look at first where an answer is wrong without an exception, by task.
+        places: where to look first where an answer is wrong without an exception, by task.
     """
     nodes = raw.nodes.get(check.name, [])
     cases = [raw.cases[node] for node in nodes if node in raw.cases]
@@ -59,7 +60,8 @@ def outcome(
     found = _read(check, entry, seconds, cpu, file, text.splitlines())
     place = (places or {}).get(check.task)
     if found.status is Status.FAILED and not found.lines and place is not None:
-        found = replace(found, lines=(place,))
+        said = found.message.text if found.message else ""
+        found = replace(found, lines=place.lines_for(said, check.title))
     return found
 
 

@@ -98,7 +98,7 @@ def verify_one(
 ) -> Report:
     """Verify one exercise; whatever is in disorder is a problem of the report."""
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
-    kept = runner.KeptWorker(exercise)
+    kept = runner.KeptWorker()
     try:
         every = declarations(exercise, report)
         chosen = [a for a in every if not tasks or a.task in tasks]

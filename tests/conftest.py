@@ -60,7 +60,7 @@ def reference(fixture_exercise: Exercise) -> str:
 @pytest.fixture(scope="session")
 def kept(fixture_exercise: Exercise) -> Iterator[KeptWorker]:
     """One worker for all tests that need no interpreter of their own."""
-    worker = KeptWorker(fixture_exercise)
+    worker = KeptWorker()
     yield worker
     worker.drop()
 

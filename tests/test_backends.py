@@ -115,8 +115,8 @@ def wait_for(path: str) -> None:
 def backends(runtime: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
     """Each back-end, on a course of its own."""
     folder = tmp_path_factory.mktemp("backends")
-    cold, fork, spare = (copy(folder / name) for name in ("cold", "fork", "spare"))
-    kept = KeptWorker(cold.exercise("day01"))
+    fork, spare = (copy(folder / name) for name in ("fork", "spare"))
+    kept = KeptWorker()
     assert start.in_background(str(fork.root))
     assert start.in_background(str(spare.root), "spare")
     wait_for(place.socket_of(str(fork.root)))

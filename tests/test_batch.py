@@ -52,6 +52,35 @@ def test_a_class_as_json(class_of, capsys):
     assert [r["points"]["earned"] for r in document["results"]] == [100, 0]
 
 
+@pytest.mark.parametrize(
+    ("options", "points"),
+    [(["--task", "2"], "50/50"), (["--check", "2.1"], "50/50"), (["--task", "triple"], "50/50")],
+)
+def test_a_task_or_a_check_may_be_chosen_for_all_papers(class_of, capsys, options, points):
+    cli.main([class_of[0], *options])
+    chosen = capsys.readouterr().out
+
+    assert "3 of 3 checks" not in chosen
+    assert points in chosen
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--task", "7"], "day01 has no task 7"),
+        (["--check", "9.9"], "day01 has no check 9.9"),
+        (["--failed"], "--failed goes by the last attempt"),
+        (["--failed-first"], "--failed-first goes by the last attempt"),
+    ],
+)
+def test_an_option_that_means_nothing_for_papers_is_one_line(class_of, capsys, options, says):
+    assert cli.main([*class_of[:2], *options]) == 2
+    error = capsys.readouterr().err
+
+    assert says in error
+    assert error.count("\n") == 1
+
+
 def test_a_name_of_no_module_is_one_line(course, tmp_path, monkeypatch, capsys):
     path = tmp_path / "homework.py"
     path.write_text("")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from grader import catalogue, suite
+from grader import course as courses
 from grader.errors import CourseError
 
 
@@ -56,3 +60,13 @@ def test_where_nothing_can_be_written_it_still_answers(course):
     course.reports.write_text("a file where the folder should be", encoding="utf-8")
 
     assert catalogue.exercises(course) == course.exercises()
+
+
+def test_every_day_with_free_text_says_how_it_is_read():
+    days = {e.id: e for e in courses.find(Path(__file__).parent.parent).exercises() if e.rubric}
+
+    assert set(days) == {"day20", "day21", "day26", "day27", "day28"}
+    for exercise in days.values():
+        statement = (exercise.source / "README.md").read_text(encoding="utf-8")
+        assert re.search("not scored|outside the score", statement, re.IGNORECASE)
+        assert all(2 <= item.points <= 3 or item.name == "limits" for item in exercise.rubric)

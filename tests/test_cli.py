@@ -633,6 +633,13 @@ def test_marks_stand_beside_the_score_and_never_change_it(marked, engine, capsys
     assert "pending, of 1" in capsys.readouterr().out
 
 
+def test_what_is_looked_at_keeps_to_the_width_of_the_terminal(marked, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["mark", "day01", "limits=1", "--remark", "it says so, " * 8])
+
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

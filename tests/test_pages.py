@@ -615,6 +615,44 @@ def test_a_zero_on_a_logarithmic_scale_is_a_hatched_stub():
     assert [s.look for s in drawing.shapes if isinstance(s, charts.Rect)] == ["bar s0", "absent"]
 
 
+def test_bars_of_two_series_have_room_for_their_words():
+    data = {
+        "labels": ["a"],
+        "series": [{"label": n, "values": [24187.0]} for n in ("self", "total")],
+        "unit": "microseconds",
+    }
+    drawing = pictures.figure(Picture("bars", "t", "c", data)).drawings[0]
+    labels = [s for s in drawing.shapes if getattr(s, "text", "").startswith("24,187")]
+
+    assert [label.x + 10.3 * len(label.text) <= 540 for label in labels] == [True, True]
+    assert abs(labels[0].y - labels[1].y) >= 17
+
+
+def test_the_name_of_an_axis_stands_between_its_ticks():
+    data = {"series": [{"label": "a", "x": [0, 20], "y": [0, 1]}], "x_label": "iteration"}
+    drawing = pictures.figure(Picture("curve", "t", "c", data)).drawings[0]
+    words = {s.text: s.x for s in drawing.shapes if hasattr(s, "text")}
+
+    assert all(abs(words["iteration"] - words[tick]) > 45 for tick in ("0", "5", "10", "15", "20"))
+
+
+def test_what_was_expected_stands_there_as_python_writes_it(tmp_path):
+    page = write_day(tmp_path / "p.html", with_outcome(expected=[True, None, "a"], got=[False]))
+
+    assert "[True, None, &#39;a&#39;]" in page
+    assert "[False]" in page
+
+
+def test_of_a_class_its_methods_are_shown_where_nothing_says_which(tmp_path):
+    file = "exercises/day23/self_attention.py"
+    heads = ((9, "    def append(self):"), (30, "    def reorder(self):"), (3, "class KVCache:"))
+    lines = tuple(Line(file, number, text) for number, text in heads)
+    page = visible(write_day(tmp_path / "p.html", with_outcome(lines=lines)))
+    places = [page.index(text.strip()) for _, text in (heads[2], *heads[:2])]
+
+    assert places == sorted(places)
+
+
 def test_a_curve_is_broken_where_it_has_no_value():
     data = {"series": [{"label": "loss", "y": [3.0, 2.0, math.nan, 1.0, 0.5]}]}
     [drawing] = pictures.figure(Picture("curve", "t", "c", data)).drawings

@@ -117,6 +117,8 @@ class Odd(torch.Tensor):
     ("value", "says"),
     [
         (None, "the result is None; expected a torch.Tensor: is a return missing?"),
+        (3, "expected a torch.Tensor; torch.tensor makes one of a number"),
+        (3.0, "leave torch, and cut the gradient"),
         ((torch.ones(1), torch.ones(1)), "the result is a tuple of 2"),
         ([1.0], "the result is a list of 1"),
         (0.5, "the result is a float, 0.5"),

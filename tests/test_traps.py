@@ -304,3 +304,14 @@ def test_nothing_is_left_in_the_temporary_folder(grade, reference, tmp_path, mon
     grade(reference.replace(BODY, lock))
 
     assert list(Path(tmp_path).glob("torch28-*")) == []
+
+
+def test_what_the_profiler_notes_is_not_what_the_learner_printed(grade, reference):
+    line = "with torch.profiler.profile(): torch.ones(3).exp()"
+    text = "import torch\nimport torch.profiler\n" + reference.replace(
+        "return x * 2", f"{line}\n    return x * 2"
+    )
+    attempt = grade(text)
+
+    assert attempt.is_solved
+    assert [outcome.output for outcome in attempt.outcomes if outcome.output] == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from grader import runner, verdict
+from grader import source as sources
 from grader.model import Check, Kind, Limits, Line, Status, Verdict
+from grader.source import Place
 
 CHECK = Check("day01/1.1", "TestF::test_a", "f", "It is so", Kind.VALUE, 3)
 FILE, TEXT = "exercises/day01/f.py", "def f(x):\n    return x\n"
@@ -88,11 +92,69 @@ def test_a_death_is_the_running_checks_whatever_the_exit_code(death, status, say
 
 
 def test_a_wrong_value_points_at_the_line_that_returned_it():
-    place = Line(FILE, 2, "    return x", "f")
+    line = Line(FILE, 2, "    return x", "f")
+    place = Place((line,))
     message = {"id": "value", "text": "no", "args": {}}
 
-    assert judged(case("failed", message=message), places={"f": place}).lines == (place,)
+    assert judged(case("failed", message=message), places={"f": place}).lines == (line,)
     assert judged(case("passed"), places={"f": place}).lines == ()
+
+
+KEEPER = """\
+class Keeper:
+    def __init__(self):
+        self.best = None
+
+    def update(self, metric):
+        self.best = metric
+        return True
+
+    def restore(self):
+        if self.best is None:
+            return None
+        return self.best
+"""
+
+
+def where(exercise, text, task):
+    """Where the first task of an exercise is answered, if it had that name."""
+    first, *others = exercise.tasks
+    tasks = (replace(first, name=task), *others)
+    return sources.places(replace(exercise, tasks=tasks), text, FILE).get(task)
+
+
+@pytest.mark.parametrize(
+    ("texts", "numbers"),
+    [
+        (("update returned True for nan", "nan never wins"), [7]),
+        (("nan won", "what `restore` puts back"), [9]),
+        (("update, then restore: another value", "the best stays"), [2, 5, 9, 1]),
+        (("updated too often", "the best stays"), [2, 5, 9, 1]),
+    ],
+)
+def test_of_a_class_the_method_that_is_named_is_shown_else_all_of_them(
+    fixture_exercise, texts, numbers
+):
+    place = where(fixture_exercise, KEEPER, "Keeper")
+
+    assert [line.number for line in place.lines_for(*texts)] == numbers
+
+
+def test_a_task_that_is_no_definition_is_where_its_todo_stands_in_the_stub(
+    fixture_exercise, reference
+):
+    place = where(fixture_exercise, reference, "a piece of work")
+
+    assert [line.function for line in place.lines_for("wrong")] == ["double"]
+    assert where(fixture_exercise, "x = 1\n", "a piece of work") is None
+
+
+def test_a_fault_of_another_file_shows_no_line_of_the_module(fixture_exercise, reference):
+    exercise = replace(fixture_exercise, files=("scaling.py", "report.json"))
+    place = where(exercise, reference, "double")
+
+    assert place.lines_for("double(1) is 1") == place.lines
+    assert place.lines_for("report.json: double has no entry") == ()
 
 
 def test_the_contract_with_pytest_json_report(fixture_exercise, kept, reference):

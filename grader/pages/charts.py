@@ -274,7 +274,7 @@ def attempt_curve(passed: Sequence[int], counted: int, below: Sequence[str]) -> 
         is_last = i == n - 1
         shapes.append(Dot(px, py, 5.5 if is_last else 4, "here" if is_last else "point"))
         if is_last or (i % stride == 0 and n - 1 - i >= stride):
-            above = py - 10 if py > 24 else py + 20
+            above = py - 10 if py > 36 else py + 20  # not into the words of the dashed line
             shapes.append(Label(px, above, str(passed[i]), "v strong", "middle"))
             shapes.append(Label(px, 94, below[i], "tick", "middle"))
     sentence = f"Checks passed per attempt: {', '.join(str(p) for p in passed)}; {counted} count."

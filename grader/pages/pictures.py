@@ -383,10 +383,17 @@ def _map(
                 )
     shapes: list[Shape] = []
     rows_named, columns_named = look.names.rows[:height], look.names.columns[:width]
-    cells = max(width, height)
-    for c in range(0, width, _stride(columns_named, cells, pitch)):
-        x = edge + c * pitch + pitch / 2 - 1
-        shapes.append(Label(x, 16, columns_named[c], "tick", "middle"))
+    cells, across = max(width, height), edge + width * pitch
+    stride = _stride(columns_named, cells, pitch)
+    if columns_named[-1].isdigit():
+        # On a phone the whole map is about 170 wide, and a digit of a tick some 10.
+        digits = 10 * len(columns_named[-1]) + 6
+        stride = max(stride, math.ceil(digits * across / 170 / pitch))
+    for c in range(0, width, stride):
+        x, anchor = edge + c * pitch + pitch / 2 - 1, "middle"
+        if c == width - 1 and stride > 1:
+            x, anchor = across, "end"
+        shapes.append(Label(x, 16, columns_named[c], "tick", anchor))
     for r in range(0, height, _stride(rows_named, cells, pitch, is_row=True)):
         y = head + r * pitch + pitch / 2 + 4
         shapes.append(Label(edge - 6, y, rows_named[r], "tick", "end"))
@@ -452,24 +459,29 @@ def _bars(blank: Figure, data: _Data) -> Figure:
     known = _finite(v for row in rows for v in row) + ([limit] if limit is not None else [])
     labels = [text.shorten(label, 22) for label in labels]
     gutter = 14 + _WIDE * max(len(label) for label in labels)
-    scale = _bar_scale(known, is_log, gutter, 540.0 - 96)
-    thick, gap = (16.0, 11.0) if len(rows) == 1 else (12.0, 14.0)
+    longest = max(len(_bar_words(v, unit)) for row in rows for v in row)
+    scale = _bar_scale(known, is_log, gutter, max(540.0 - 10 - _WIDE * longest, gutter + 120))
+    # As thick as the words beside them on a phone, or those of two series overlap.
+    thick, gap = (16.0, 11.0) if len(rows) == 1 else (17.0, 14.0)
     shapes: list[Shape] = []
+    words: list[Shape] = []
     y = 24.0 if limit is not None else 8.0
     zero = scale.at(0) if not is_log else gutter
     for k, label in enumerate(labels):
         middle = y + (thick + 2) * len(rows) / 2
         shapes.append(Label(0, middle + 3, label, "axis"))
         for s, row in enumerate(rows):
-            shapes += _bar(row[k], scale, zero, y, thick, f"bar s{s}", unit)
+            bar, beside = _bar(row[k], scale, zero, y, thick, f"bar s{s}", unit)
+            shapes.append(bar)
+            words.append(beside)
             y += thick + 2
         y += gap - 2
     if limit is not None and not (is_log and limit <= 0):
         x = scale.at(limit)
         shapes.append(Path(charts.plumb(x, 18, y - gap + 4), "limit"))
         near = "end" if x > 380 else "start"
-        words = f"limit {text.figure(limit)} {unit}".strip()
-        shapes.append(Label(x, 12, words, "limit-word", near))
+        shapes.append(Label(x, 12, f"limit {_bar_words(limit, unit)}", "limit-word", near))
+    shapes += words
     shapes, y = _legend(shapes, names, "bar", gutter, y) if len(rows) > 1 else (shapes, y)
     table = Table(
         blank.title,
@@ -490,22 +502,24 @@ def _bar_scale(known: list[float], is_log: bool, start: float, end: float) -> Sc
     return Scale(min([0.0, *known]), max([0.0, *known]) or 1.0, start, end)
 
 
+def _bar_words(value: float, unit: str) -> str:
+    return f"{text.figure(value)} {unit}".strip()
+
+
 def _bar(
     value: float, scale: Scale, zero: float, y: float, thick: float, look: str, unit: str
-) -> list[Shape]:
+) -> tuple[Shape, Shape]:
+    """A bar, and the words beside it, which stand before whatever line crosses them."""
     drawable = math.isfinite(value) and not (scale.log and value <= 0)
+    base = y + thick / 2 + 4
     if not drawable:
         shown = text.figure(value)
-        return [
-            Rect(zero, y, 26, thick, "absent", 3),
-            Label(zero + 34, y + thick - 4, shown, "v no"),
-        ]
+        return Rect(zero, y, 26, thick, "absent", 3), Label(zero + 34, base, shown, "v no")
     a, b = sorted((zero, scale.at(value)))
-    shown = f"{text.figure(value)} {unit}".strip()
-    return [
+    return (
         Rect(a, y, max(b - a, 1.5), thick, look, 4 if b - a > 8 else 0),
-        Label(b + 8, y + thick - 4, shown, "v"),
-    ]
+        Label(b + 8, base, _bar_words(value, unit), "v halo"),
+    )
 
 
 def _legend(
@@ -737,8 +751,17 @@ def _frame(
         look = "tick inner" if inner else "tick"
         shapes.append(Label(x.at(tick), y.start + 18, text.figure(tick), look, anchor))
     shapes.append(Label(x.start, y.end - 14, y_label, "axis"))
-    shapes.append(Label((x.start + x.end) / 2, y.start + 20, x_label, "axis halo", "middle"))
+    shapes.append(Label(_between(x_ticks, x), y.start + 20, x_label, "axis halo", "middle"))
     return shapes
+
+
+def _between(ticks: Sequence[float], x: Scale) -> float:
+    """Where the name of the axis fits: the middle of a wide gap of its ticks near the centre."""
+    centre = (x.start + x.end) / 2
+    stops = [x.start, *(x.at(tick) for tick in ticks), x.end]
+    gaps = [(a, b) for a, b in itertools.pairwise(stops) if b - a > 60]
+    middles = [(a + b) / 2 for a, b in gaps] or [centre]
+    return min(middles, key=lambda middle: abs(middle - centre))
 
 
 # scatter: one figure against another, such as the analytic gradient against the numeric one
@@ -896,6 +919,8 @@ def _text(blank: Figure, data: _Data) -> Figure:
         if len(lines) > 120:
             kept.append((f"… {text.count(len(lines) - 120, 'more line')}", False))
         panels.append(Panel(part.text("label"), tuple(kept)))
+    if len(panels) == 1 and panels[0].label in blank.title:
+        panels = [replace(panels[0], label="")]  # the title says it already
     return replace(blank, panels=tuple(panels))
 
 

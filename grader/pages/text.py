@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -151,7 +150,7 @@ def value(raw: Any) -> str:
     if isinstance(raw, dict):
         lines = (f"{key}: {value(item)}" for key, item in list(raw.items())[:40])
         return cut("\n".join(lines), 2000)
-    return cut(json.dumps(raw, default=repr, ensure_ascii=False), 2000)
+    return cut(repr(raw), 2000)  # as Python writes it: True, None
 
 
 def _shape(raw: dict[str, Any]) -> str:
@@ -170,7 +169,7 @@ def _rows(raw: Sequence[Any]) -> str:
         if len(raw) > 24:
             rows.append("…")
         return "[" + ",\n ".join(rows) + "]"
-    items = [value(item) if not isinstance(item, str) else json.dumps(item) for item in raw[:200]]
+    items = [value(item) if not isinstance(item, str) else repr(item) for item in raw[:200]]
     if len(raw) > 200:
         items.append("…")
     return "[" + ", ".join(items) + "]"

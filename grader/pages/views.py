@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 
@@ -517,7 +517,10 @@ def _code(lines: Sequence[Line], files: Mapping[str, str]) -> tuple[CodeLine, ..
     if not lines:
         return ()
     innermost = lines[-1]
-    own = [line for line in lines if line.file == innermost.file][-4:]
+    own = [line for line in lines if line.file == innermost.file]
+    if innermost.text.startswith("class ") and len(own) > 1:
+        return tuple(_outline(own))
+    own = own[-4:]
     hot = {line.number: line.text for line in own}
     graded = _text_of(innermost.file, files)
     if graded is None:
@@ -537,6 +540,18 @@ def _code(lines: Sequence[Line], files: Mapping[str, str]) -> tuple[CodeLine, ..
             shown.append(CodeLine(0, "⋮"))
         shown.append(CodeLine(n, text.shorten_line(line[indent:].rstrip()), n in hot))
     return tuple(shown)
+
+
+def _outline(lines: Sequence[Line]) -> Iterator[CodeLine]:
+    """A class and the heads of its methods, where nothing says which of them is wrong."""
+    *methods, head = lines
+    yield CodeLine(head.number, text.shorten_line(head.text.rstrip()), True)
+    last = head.number
+    for line in methods:
+        if line.number > last + 1:
+            yield CodeLine(0, "    ⋮")
+        yield CodeLine(line.number, text.shorten_line(line.text.rstrip()))
+        last = line.number
 
 
 def _text_of(file: str, files: Mapping[str, str]) -> list[str] | None:

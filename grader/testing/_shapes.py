@@ -294,7 +294,9 @@ def _why_no_tensor(value: Any) -> str:
         return ", not several values"
     if type(value).__module__ == "numpy":
         return ": stay in torch, or use torch.from_numpy"
-    if isinstance(value, bool | int | float | complex):
+    if isinstance(value, int):  # bools, too; no gradient is lost with them
+        return "; torch.tensor makes one of a number"
+    if isinstance(value, float | complex):
         return ": .item() and Python arithmetic leave torch, and cut the gradient"
     if isinstance(value, _Tensor):
         return ", of no subclass"

@@ -804,6 +804,11 @@ def leaves_the_temporary_file(reference: str) -> str:
     )
 
 
+@rejected("Checkpointer", by="test_half_file", says="same name each time")
+def a_temporary_file_for_each_step(reference: str) -> str:
+    return reference.replace('self.dir / "half.tmp"', 'path.with_suffix(".tmp")')
+
+
 @rejected("Checkpointer", by="test_keep")
 def remembers_its_own_only(reference: str) -> str:
     return reference.replace(
@@ -867,9 +872,7 @@ def deletes_before_moving(reference: str) -> str:
 
 @rejected("Checkpointer", by="test_crash")
 def the_half_file_counts(reference: str) -> str:
-    return reference.replace(
-        'path.with_suffix(".tmp")', 'self.dir / f"step-{step:012d}x.pt"'
-    ).replace(
+    return reference.replace('self.dir / "half.tmp"', 'self.dir / f"step-{step:012d}x.pt"').replace(
         '                torch.load(path, map_location="cpu", weights_only=True)\n',
         "                pass\n",
     )

@@ -196,7 +196,7 @@ class Checkpointer:
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         path = self.dir / f"step-{step:012d}.pt"
-        temporary = path.with_suffix(".tmp")
+        temporary = self.dir / "half.tmp"
         torch.save(state, temporary)
         os.replace(temporary, path)  # noqa: PTH105
         for old in sorted(self.dir.glob("step-*.pt"))[: -self.keep]:

@@ -273,7 +273,7 @@ def assert_answers(got: list[Any], expected: list[bool], metrics: list[float], w
                 + (f"after {so_far}" if i else "as the first")
                 + f"; expected {wanted}: {why}",
                 expected=expected,
-                got=[str(value) for value in got],
+                got=[value if isinstance(value, bool) else str(value) for value in got],
             )
 
 
@@ -320,6 +320,7 @@ class TestBestKeeper:
         assert_answers(got, [True, False, False, True, True], metrics, "the mode is 'max'")
 
     @pytest.mark.points(1, "value")
+    @pytest.mark.after("test_copy")
     @pytest.mark.parametrize("mode", ["min", "max"])
     def test_first(self, submission, mode):
         """The first number wins, also the worst one there is."""
@@ -333,6 +334,7 @@ class TestBestKeeper:
         assert_state(model, first, "after restore")
 
     @pytest.mark.points(1, "value")
+    @pytest.mark.after("test_copy")
     def test_equal(self, submission):
         """An equal metric keeps what came first."""
         model = unsettle(small())
@@ -376,6 +378,7 @@ class TestBestKeeper:
             )
 
     @pytest.mark.points(1, "structure")
+    @pytest.mark.after("test_copy")
     def test_again(self, submission):
         """Restoring is in place and can be done again."""
         model = unsettle(small())
@@ -949,6 +952,38 @@ def assert_draws(got: list[float], expected: list[float], source: str) -> None:
     )
 
 
+def crashed(
+    fresh_submission: Any, folder: Path, monkeypatch: Any, keep: int, first: dict[str, Any]
+) -> Any:
+    """The module, imported anew, after a whole save of step 1 and half a one of step 2."""
+    crashing: list[bool] = []
+    crashes: list[bool] = []
+    save = torch.save
+
+    def half_a_file(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if not crashing:
+            return save(value, f, *args, **kwargs)
+        crashes.append(True)
+        buffer = io.BytesIO()
+        save(value, buffer)
+        half = buffer.getvalue()[: buffer.tell() // 2]
+        if hasattr(f, "write"):
+            f.write(half)
+        else:
+            Path(f).write_bytes(half)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half_a_file)
+        module = fresh_submission()
+        module.Checkpointer(folder, keep).save(1, **first)
+        crashing.append(True)
+        with contextlib.suppress(OSError):
+            module.Checkpointer(folder, keep).save(2, **run(2))
+    expect(crashes, "save wrote its file without torch.save, so no crash could be tried")
+    return module
+
+
 @pytest.mark.task("Checkpointer")
 class TestCheckpointer:
     @pytest.mark.points(2, "structure")
@@ -1017,38 +1052,13 @@ class TestCheckpointer:
         keeper.load()
         assert_draws(torch.randn(3, device="cuda").tolist(), expected, "CUDA")
 
-    @pytest.mark.points(3, "structure")
+    @pytest.mark.points(2, "structure")
     @pytest.mark.parametrize("keep", [1, 3])
     def test_crash(self, fresh_submission, tmp_path, monkeypatch, keep):
         """A crash while writing leaves the previous checkpoint."""
-        crashing: list[bool] = []
-        crashes: list[bool] = []
-        save = torch.save
-
-        def half_a_file(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-            if not crashing:
-                return save(value, f, *args, **kwargs)
-            crashes.append(True)
-            buffer = io.BytesIO()
-            save(value, buffer)
-            half = buffer.getvalue()[: buffer.tell() // 2]
-            if hasattr(f, "write"):
-                f.write(half)
-            else:
-                Path(f).write_bytes(half)
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "save", half_a_file)
-            module = fresh_submission()
-            first = run(1)
-            module.Checkpointer(tmp_path, keep).save(1, **first)
-            expected = state_of(first)
-            crashing.append(True)
-            with contextlib.suppress(OSError):
-                module.Checkpointer(tmp_path, keep).save(2, **run(2))
-            crashing.clear()
-        expect(crashes, "save wrote its file without torch.save, so no crash could be tried")
+        first = run(1)
+        module = crashed(fresh_submission, tmp_path, monkeypatch, keep, first)
+        expected = state_of(first)
         other = run(3)
         try:
             step = module.Checkpointer(tmp_path, keep).load(**other)
@@ -1059,6 +1069,21 @@ class TestCheckpointer:
             )
         assert_equal(step, 1, what="the step that load returns after a crash in step 2")
         assert_parts(other, expected)
+
+    @pytest.mark.points(1, "structure")
+    @pytest.mark.after("test_crash")
+    def test_half_file(self, fresh_submission, tmp_path, monkeypatch):
+        """The half file of a crash is gone after the next save."""
+        module = crashed(fresh_submission, tmp_path, monkeypatch, 3, {"place": Place(1)})
+        module.Checkpointer(tmp_path, keep=3).save(3, place=Place(3))
+        left = files(tmp_path)
+        expect(
+            len(left) == 2,
+            f"steps 1 and 3 were saved, and step 2 was not when the disk was full; now there are "
+            f"{len(left)} entries in the folder ({', '.join(sorted(path.name for path in left))}), "
+            "expected 2 files: a temporary file of a name of its own stays after each crash; give "
+            "it the same name each time, or remove it",
+        )
 
     @pytest.mark.points(1, "structure")
     def test_replace(self, fresh_submission, tmp_path, monkeypatch):
@@ -1564,7 +1589,7 @@ class TestResumeBitExact:
         assert_same_run(submission, tmp_path / "again", (6, 0))
 
     @pytest.mark.points(1, "value")
-    @pytest.mark.after("test_losses")
+    @pytest.mark.after("test_losses", "test_stop_in_an_epoch")
     def test_final_weights(self, submission, tmp_path):
         """The final weights are in final.pt, and equal bit for bit."""
         lab = Lab()
@@ -1587,7 +1612,7 @@ class TestResumeBitExact:
         )
 
     @pytest.mark.points(2, "value")
-    @pytest.mark.after("test_losses")
+    @pytest.mark.after("test_losses", "test_stop_in_an_epoch")
     def test_new_process(self, submission, tmp_path, fresh_process):
         """A new process goes on, too."""
         lab = Lab()

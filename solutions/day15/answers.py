@@ -179,7 +179,7 @@ def safe_sqrt(x):
     return x.clamp(min=1e-12).sqrt()
 
 
-@rejected("stable_zoo", by="test_singular_points", says="still differentiated")
+@rejected("stable_zoo", by="test_singular_points", says="infinite derivative")
 def safe_norm(x, dim):
     """Scaled, under a bare root."""
     largest = x.detach().abs().amax(dim, keepdim=True)

@@ -50,8 +50,9 @@ POINTWISE: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] 
 ZOO = ("safe_norm", "safe_sqrt", "log1mexp", "masked_softmax", "masked_logsumexp", "safe_acos")
 
 BRANCH = (
-    "the branch that `where` didn't take is still differentiated, and 0 * inf is nan: make the "
-    "input of the function harmless first"
+    "on the way back an infinite derivative (a root's at 0 is one) met a 0, and 0 * inf is nan. "
+    "A branch that `where` didn't take is still differentiated: make the input of the function "
+    "harmless first"
 )
 
 

@@ -441,7 +441,11 @@ class TestSavedForBackward:
         for _ in range(3):
             x = randn(3, 5, requires_grad=True)
             lists.append(entries(submission.saved_for_backward(model, x)))
-        expect(lists[0] == [full(3, 7)], f"Linear and Sigmoid keep {lists[0]}")
+        expect(
+            lists[0] == [full(3, 7)],
+            f"Linear and Sigmoid: (shape, bytes) are {lists[0]}; expected {[full(3, 7)]}: what is "
+            "kept besides the sigmoid's result is the argument or a weight",
+        )
         expect(lists[1:] == lists[:1] * 2, f"three calls give {lists}; expected the same each time")
         before = list(map(len, lists))
         kept = submission.saved_for_backward(model, x)

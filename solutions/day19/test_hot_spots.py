@@ -569,8 +569,8 @@ def same_ops(got: list[Any], truth: Truth, k: int) -> None:
     strangers = [name for name in names if name not in truth.own]
     expect(
         not strangers,
-        f"{', '.join(strangers[:3])} stands in the result; only ATen operators, `aten::…`, are "
-        "asked for",
+        f"the result names {', '.join(strangers[:3])}; only ATen operators, `aten::…`, are asked "
+        "for",
         got=names,
     )
     expect(len(set(names)) == len(names), "a name stands in the result twice", got=names)
@@ -770,7 +770,13 @@ class TestProfileAndTrace:
         assert_equal(len(log), 4, what="the number of calls of step")
         found = ranges_in(tmp_path / "trace.json")
         got = [number for number in range(1, 5) if found[f"step {number}"]]
-        assert_equal(got, [3, 4], what="the steps in the trace")
+        expect(
+            got == [3, 4],
+            f"of the steps 1 to 4 the trace holds {got}; expected [3, 4]: the first waits, the "
+            "second warms up",
+            expected=[3, 4],
+            got=got,
+        )
 
 
 # --- 3 ------------------------------------------------------------------------------------------
@@ -1265,6 +1271,7 @@ class TestFlopsAndRoofline:
                 x = x.t()
             return x @ x
 
+        says = {"small_steps": "30 sums of 5 numbers", "looking": "200 transposes and one product"}
         cases = (
             ("compute", torch.mm, (big, big), {}),
             ("memory", torch.exp, (long,), {}),
@@ -1275,7 +1282,7 @@ class TestFlopsAndRoofline:
         )
         for expected, fn, args, machine in cases:
             got = submission.cost(fn, *args, **machine)
-            said = f"{fn.__name__} with {machine}" if machine else fn.__name__
+            said = says.get(fn.__name__, fn.__name__) + (f" with {machine}" if machine else "")
             assert_equal(got["bound"], expected, what=f"the bound of {said}")
         names = ["256 x 256 product", "exp of 200 000", "30 sums of 5"]
         found = [submission.cost(fn, *args) for _, fn, args, _ in cases[:3]]
