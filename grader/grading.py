@@ -112,12 +112,12 @@ def grade(
 
     @functools.cache
     def places() -> Mapping[str, source.Place]:
-        """While the worker goes on: read off when the first check has ended."""
+        """Read off once an answer is wrong."""
         return source.places(exercise, text, file)
 
     def ended(name: str, raw: runner.RawRun) -> None:
         outcome = submission.located(
-            verdict.outcome(by_name[name], raw, limits, file, text, places())
+            verdict.outcome(by_name[name], raw, limits, file, text, places)
         )
         told[name] = outcome
         on_outcome(outcome)
@@ -142,7 +142,7 @@ def grade(
         for check in checks:
             if check.name not in told:
                 outcome = submission.located(
-                    verdict.outcome(check, raw, limits, file, text, places())
+                    verdict.outcome(check, raw, limits, file, text, places)
                 )
                 on_outcome(outcome)
                 told[check.name] = outcome

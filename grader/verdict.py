@@ -7,7 +7,7 @@ that the plugin put there, and nothing else.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ def outcome(
     limits: Limits,
     file: str,
     text: str,
-    places: Mapping[str, Place] | None = None,
+    places: Callable[[], Mapping[str, Place]] = dict,
 ) -> Outcome:
     """How one check ended.
 
@@ -44,7 +44,7 @@ def outcome(
         limits: what a check may use, for the words of a death.
         file: the learner's file, as they know it.
         text: its text, for lines.
-        places: where to look first where an answer is wrong without an exception, by task.
+        places: where to look first, by task; asked where an answer is wrong without an exception.
     """
     nodes = raw.nodes.get(check.name, [])
     cases = [raw.cases[node] for node in nodes if node in raw.cases]
@@ -58,10 +58,10 @@ def outcome(
     seconds = sum(float(e.get("seconds", 0.0)) for e in entries)
     cpu = sum(float(e.get("cpu_seconds", 0.0)) for e in entries)
     found = _read(check, entry, seconds, cpu, file, text.splitlines())
-    place = (places or {}).get(check.task)
-    if found.status is Status.FAILED and not found.lines and place is not None:
+    if found.status is Status.FAILED and not found.lines:
         said = found.message.text if found.message else ""
-        found = replace(found, lines=place.lines_for(said, check.title))
+        if place := places().get(check.task):
+            found = replace(found, lines=place.lines_for(said, check.title))
     return found
 
 

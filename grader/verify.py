@@ -20,6 +20,8 @@ from grader.model import DEFAULT_SEED, Attempt, Exercise, Kind, Outcome, Status
 HOUSE_RULES = "House rules"
 ASKED_AGAIN = 5
 """How often a wrong answer is timed at most: on a busy machine "unsure" is no verdict yet."""
+MEASURED_AGAIN = 2
+"""How often a suite over its budget is run once more: neighbours cost CPU time too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +269,6 @@ def _stub(exercise: Exercise, run: _Run, report: Report) -> None:
 
 def _reference(exercise: Exercise, run: _Run, report: Report, seed: int) -> None:
     attempt, cpu = run(answers.reference(exercise), grading.Options(seed=seed))
-    report.cpu_seconds = max(report.cpu_seconds, cpu)
     if attempt.fault is not None:
         report.add("reference", f"does not load: {attempt.fault.text}")
     if attempt.open_tasks:
@@ -275,6 +276,12 @@ def _reference(exercise: Exercise, run: _Run, report: Report, seed: int) -> None
     for outcome in attempt.outcomes:
         if not outcome.status.earns and outcome.status is not Status.SKIPPED:
             report.add("reference", f"{_said(outcome)} (seed {seed})")
+    for _ in range(MEASURED_AGAIN):
+        if cpu <= exercise.budget_seconds:
+            break
+        _, again = run(answers.reference(exercise), grading.Options(seed=seed))
+        cpu = min(cpu, again)
+    report.cpu_seconds = max(report.cpu_seconds, cpu)
     if cpu > exercise.budget_seconds:
         report.add(
             "budget", f"the suite took {cpu:.1f} s of CPU time, {exercise.budget_seconds:g} allowed"

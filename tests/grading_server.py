@@ -40,6 +40,22 @@ class Server:
         done = self._run(["-c", code, *argv], environment)
         return None if done.returncode == 99 else done.returncode, done.stdout, done.stderr
 
+    def begin(self, *argv: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """The command as it is typed, but for its patience, under way."""
+        code = (
+            "import sys; from grader.server import client; client.PATIENCE = 20.0\n"
+            "from grader import entry; sys.exit(entry.main())"
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "GRADE_NO_SERVER"}
+        return subprocess.Popen(
+            [sys.executable, "-u", "-c", code, *argv],
+            cwd=self.root,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+        )
+
     def without(self, *argv: str) -> tuple[int, str, str]:
         """What the whole command prints without a server."""
         done = self._run(["-m", "grader", *argv], os.environ | {"GRADE_NO_SERVER": "1"})

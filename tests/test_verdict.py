@@ -27,7 +27,7 @@ def judged(*cases, deaths=None, nodes=None, places=None):
     raw = runner.RawRun(nodes={"TestF::test_a": nodes or [str(i) for i in range(len(cases))]})
     raw.cases = {str(i): c for i, c in enumerate(cases)}
     raw.deaths = deaths or {}
-    return verdict.outcome(CHECK, raw, Limits(), FILE, TEXT, places)
+    return verdict.outcome(CHECK, raw, Limits(), FILE, TEXT, lambda: places or {})
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,7 @@ def of_this_course(root: Path) -> list[psutil.Process]:
 
 def test_a_server_killed_in_the_middle_of_a_grading_costs_no_answer(server, reference):
     server.write(reference.replace(BODY, "import time; time.sleep(3); return x * 2"))
-    asked = subprocess.Popen(
-        [sys.executable, "-u", "-m", "grader", "day01"],
-        cwd=server.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    asked = server.begin("day01", stderr=subprocess.STDOUT)
     assert asked.stdout is not None
     assert "torch" in asked.stdout.readline()  # the first check is running
     os.kill(server.wait(), signal.SIGKILL)
@@ -84,13 +78,7 @@ def test_a_server_killed_in_the_middle_of_a_grading_costs_no_answer(server, refe
 
 def test_everything_of_the_server_killed_is_one_line_and_the_next_run_answers(server, reference):
     server.write(reference.replace(BODY, "while True: pass"))
-    asked = subprocess.Popen(
-        [sys.executable, "-u", "-m", "grader", "day01", "--timeout", "20"],
-        cwd=server.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    asked = server.begin("day01", "--timeout", "20")
     assert asked.stdout is not None
     assert "torch" in asked.stdout.readline()  # the first check is running
     for process in of_this_course(server.root):

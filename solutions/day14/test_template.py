@@ -1750,17 +1750,17 @@ class TestMain:
         """Each line is in the file when its epoch ends."""
         path = script.folder / "run" / "metrics.jsonl"
         with after_first_line(script, "--epochs 100000 --out run", "run") as (wait, text):
-            size, jumps = len(text), [len(text)]
+            jumps, size, is_whole = [len(text)], len(text), text.endswith("\n")
             deadline = time.monotonic() + 20
-            # A buffer of Python's is emptied some 8192 bytes at a time.
-            while jumps[-1] >= 6000 and len(jumps) < 4 and time.monotonic() < deadline:
-                if wait(0.005) is not None:
+            # A buffer of Python's is emptied some 8192 bytes at a time, in the middle of a line.
+            while not (jumps[-1] < 6000 and is_whole):
+                if len(jumps) == 8 or time.monotonic() > deadline or wait(0.005) is not None:
                     break
-                if (now := path.stat().st_size) != size:
-                    jumps.append(now - size)
-                    size = now
+                if len(now := path.read_bytes()) != size:
+                    jumps.append(len(now) - size)
+                    size, is_whole = len(now), now.endswith(b"\n")
         expect(
-            jumps[-1] < 6000,
+            jumps[-1] < 6000 and is_whole,
             f"metrics.jsonl grows by {jumps[0]} bytes at a time, many lines at once: flush after "
             "each line, so that nothing is lost and the run can be watched",
         )
