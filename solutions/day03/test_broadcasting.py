@@ -225,9 +225,18 @@ def as_table(rows: list[list[float]], shape: Shape, dtype: torch.dtype) -> Tenso
     return torch.tensor(rows, dtype=dtype).reshape(shape)
 
 
+def two_vectors(n: int, m: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Random vectors of which neither lies wholly above the other, or a sign would not show."""
+    while True:
+        a, b = torch.randn(n, dtype=dtype), torch.randn(m, dtype=dtype)
+        above = [x > y for x in a.tolist() for y in b.tolist()]
+        if len(above) < 2 or 0 < sum(above) < len(above):
+            return a, b
+
+
 def check_tables(submission, n: int, m: int) -> None:
     """All three tables of two random vectors."""
-    a, b = torch.randn(n, dtype=torch.float64), torch.randn(m, dtype=torch.float64)
+    a, b = two_vectors(n, m)
     product, greater, distance = submission.outer_ops(a.clone(), b.clone())
     check_product(product, a, b)
     check_greater(greater, a, b)
@@ -314,7 +323,7 @@ class TestOuterOps:
         """Entry [i, j] of the second table says whether a[i] > b[j], and a tie is False."""
         for a, b in (
             (torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0, 1.0])),
-            (torch.randn(5), torch.randn(7)),
+            two_vectors(5, 7, torch.float32),
         ):
             check_greater(submission.outer_ops(a.clone(), b.clone())[1], a, b)
 
@@ -322,7 +331,7 @@ class TestOuterOps:
     def test_distance(self, submission):
         """Entry [j, i] of the third table is |a[i] - b[j]|."""
         for _ in range(2):
-            a, b = torch.randn(2), torch.randn(3)
+            a, b = two_vectors(2, 3, torch.float32)
             check_distance(submission.outer_ops(a.clone(), b.clone())[2], a, b)
 
     @pytest.mark.points(1, "value")
@@ -569,7 +578,8 @@ class TestUnbroadcast:
             shapes = fitting_shapes(2)
             pairs.append((np.broadcast_shapes(*shapes), shapes[0]))
         pairs.sort(key=lambda pair: (len(pair[0]), len(pair[1])))
-        smallest(lambda case: check_unbroadcast(submission, case), [((5, 2, 3), (2, 1)), *pairs])
+        known = [((5, 2, 3), (2, 1)), ((2, 3), (1, 3))]
+        smallest(lambda case: check_unbroadcast(submission, case), [*known, *pairs])
 
     @pytest.mark.points(1, "value")
     def test_scalar(self, submission):
