@@ -221,7 +221,10 @@ class Report:
             )
         if finding.line is not None:
             room = self.terminal.width - 11 - LABEL_WIDTH
-            fields.append((finding.verb, _place(finding.line, room)))
+            place, *code = _place(finding.line, room)
+            if not self.terminal.is_plain:
+                code = [self.terminal.cut(line, room) for line in code]
+            fields.append((finding.verb, [place, *code]))
         if outcome.output:
             fields.append(("you printed", self._output(outcome)))
         if self.is_verbose and outcome.traceback:

@@ -416,3 +416,14 @@ def test_a_glance_at_the_speed_shows_only_what_is_new():
         glance.outcome(ended)
 
     assert said.getvalue().strip() == "✓ 4.1"
+
+
+@pytest.mark.parametrize(("is_plain", "is_whole"), [(False, False), (True, True)])
+def test_a_long_line_of_code_is_cut_where_it_would_wrap(is_plain, is_whole):
+    code = "return " + " + ".join(f"summand_{number}" for number in range(12))
+    failed = replace(RAISED, lines=(Line(FILE, 61, code, "attention"),))
+    text = shown(attempt(outcomes(c1_1=failed), number=1), Closing(), width=80, is_plain=is_plain)
+
+    assert "return summand_0 + summand_1" in text
+    assert (code in text) is is_whole
+    assert is_plain or all(terminal.cells(line) <= 80 for line in text.splitlines())
