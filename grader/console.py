@@ -146,17 +146,22 @@ class Report:
             self.terminal.write(f"{self.exercise.id}  {self._verdict_line(attempt)}")
             return
         self.start(None)
+        if self._has_results(attempt, closing):
+            self._write_open()
+            self._summary(attempt, closing)
+
+    def _has_results(self, attempt: Attempt, closing: Closing) -> bool:
+        """Show what no check has shown yet; whether there are checks to sum up."""
         if attempt.fault is not None and not attempt.outcomes:
             self._fault(attempt.fault)
-            return
+            return False
         if attempt.verdict is Verdict.NOT_STARTED:
             self._not_started(closing)
-            return
+            return False
         for outcome in attempt.outcomes:
             if outcome.check.name not in self._shown:
                 self.outcome(outcome)
-        self._write_open()
-        self._summary(attempt, closing)
+        return True
 
     # One check
 
@@ -508,15 +513,8 @@ class Glance(Report):
 
     def finish(self, attempt: Attempt, closing: Closing) -> None:
         """Write the check to mend first with all that is known of it, and the sum."""
-        if attempt.fault is not None and not attempt.outcomes:
-            self._fault(attempt.fault)
+        if not self._has_results(attempt, closing):
             return
-        if attempt.verdict is Verdict.NOT_STARTED:
-            self._not_started(closing)
-            return
-        for outcome in attempt.outcomes:
-            if outcome.check.name not in self._shown:
-                self.outcome(outcome)
         if self._column:
             self.terminal.write()
         statuses = {o.check.name: o.status for o in attempt.outcomes}

@@ -110,22 +110,22 @@ class Guard:
 
     file: str = ""  # the submission's, once it is loaded; "" switches the audit off
     findings: list[Finding] = field(default_factory=list)
-    _spaces: list[_Space] = field(default_factory=list)
-    _codes: list[tuple[str, FunctionType, CodeType]] = field(default_factory=list)
+    _compare: Callable[[], list[Finding]] = list  # before the snapshot there is nothing to find
 
     def snapshot(self) -> None:
         """Remember the identity of every public name that judges or measures."""
-        self._spaces = [_space(name, space) for name, space in _spaces()]
-        self._codes = [
+        spaces = [_space(name, space) for name, space in _spaces()]
+        codes = [
             (f"{space.name}.{key}", value, value.__code__)
-            for space in self._spaces
+            for space in spaces
             for key, value in zip(space.keys, space.values, strict=True)
             if isinstance(value, FunctionType)
         ]
+        self._compare = _comparer(spaces, codes)
 
     def compare(self) -> list[Finding]:
         """Put back every name that was replaced and say which ones they were."""
-        return _comparer(self._spaces, self._codes)()
+        return self._compare()
 
     def take(self) -> list[Finding]:
         """Return what was found since the last call: replaced names and audit events."""
@@ -133,7 +133,7 @@ class Guard:
 
     def sealed(self) -> Callable[[], list[Finding]]:
         """`take` as a function that whoever changes this class or this module does not reach."""
-        findings, compare = self.findings, _comparer(self._spaces, self._codes)
+        findings, compare = self.findings, self._compare
 
         def take() -> list[Finding]:
             found = [*findings, *compare()]

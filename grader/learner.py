@@ -396,11 +396,12 @@ def report(desk: Desk, to: Path | None, *, is_opened: bool) -> int:
     index = folder / "index.html"
     desk.out.write(f"Written: {desk.course.display(index)}")
     if is_opened:
-        _browse(index.resolve().as_uri())
+        browse(index.resolve().as_uri())
     return OK
 
 
-def _browse(address: str) -> None:
+def browse(address: str) -> None:
+    """Open a page in the learner's browser."""
     import webbrowser
 
     webbrowser.open(address)
@@ -432,7 +433,7 @@ def certificate(desk: Desk, name: str, *, is_opened: bool) -> int:
     pages.write_certificate(desk.course.title, name, own, attempts, desk.now, path)
     desk.out.write(f"Written: {desk.course.display(path)}")
     if is_opened:
-        _browse(path.resolve().as_uri())
+        browse(path.resolve().as_uri())
     return OK
 
 
@@ -492,7 +493,7 @@ def serve(desk: Desk, port: int, *, is_opened: bool) -> int:
         desk.out.write(f"The dashboard: {address}index.html")
         desk.out.write("Every grade refreshes it. Ctrl-C ends this.")
         if is_opened:
-            _browse(f"{address}index.html")
+            browse(f"{address}index.html")
 
     try:
         pages = serving.Pages(desk.course.reports, port)

@@ -325,9 +325,7 @@ class Watch:
         self.desk.out.write(f"\n The page: {self.desk.course.display(page)}")
         # A browser of the terminal would take the terminal over.
         if os.name == "nt" or sys.platform == "darwin" or _has_desktop():
-            import webbrowser
-
-            webbrowser.open(page.resolve().as_uri())
+            learner.browse(page.resolve().as_uri())
 
     def _next(self) -> None:
         every = catalogue.exercises(self.desk.course)

@@ -20,11 +20,12 @@ PATIENCE = 0.2
 
 SENT = ("TERM", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE")
 _PLAIN = frozenset(
-    {"-v", "--verbose", "-q", "--quiet", "--no-speed", "--failed", "--failed-first", "--json"}
+    {"-v", "--verbose", "-q", "--quiet", "-x", "--no-speed", "--failed", "--failed-first"}
+    | {"--json", "--no-record", "--no-report"}
 )
-_VALUED = frozenset({"--task", "--check", "--seed", "--timeout", "--color", "--watched"})
-_VALUED |= {"--week", "--track"}
-_PLAIN |= {"--no-record", "--no-report", "-x"}
+_VALUED = frozenset(
+    {"--task", "--check", "--seed", "--timeout", "--color", "--watched", "--week", "--track"}
+)
 _VERBS = frozenset({"status", "next"})
 
 
