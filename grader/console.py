@@ -228,7 +228,7 @@ class Report:
             room = self.terminal.width - 11 - LABEL_WIDTH
             place, *code = _place(finding.line, room)
             if not self.terminal.is_plain:
-                code = [self.terminal.cut(line, room) for line in code]
+                code = [self.terminal.cut(line, room, is_code=True) for line in code]
             fields.append((finding.verb, [place, *code]))
         if outcome.output:
             fields.append(("you printed", self._output(outcome)))

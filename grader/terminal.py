@@ -81,13 +81,20 @@ class Terminal:
         full, empty = ("█", "░") if self.has_glyphs else ("#", ".")
         return full * filled + empty * (length - filled)
 
-    def cut(self, text: str, width: int) -> str:
-        """`text` in at most `width` cells, with dots where something was left out."""
+    def cut(self, text: str, width: int, *, is_code: bool = False) -> str:
+        """`text` in at most `width` cells, with dots where something was left out.
+
+        Between words; code, whose words are long, anywhere.
+        """
         if cells(text) <= width:
             return text
         dots = "…" if self.has_glyphs else "..."
-        first = wrap(text, max(width - cells(dots), 1))[0]
-        return first + dots
+        room = max(width - cells(dots), 1)
+        if not is_code:
+            return wrap(text, room)[0] + dots
+        while cells(text) > room:
+            text = text[:-1]
+        return text + dots
 
     def styled(self, text: str, style: str) -> str:
         """`text` in a style of this room, where there is colour."""

@@ -111,3 +111,18 @@ def test_wrapped_lines_fit_and_lose_no_word(text, width):
 def test_anything_can_be_written_to_a_narrow_encoding(text):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
     terminal.of(stream).write(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("return x.view(1)", "return x.view(1)"),
+        ("return " + "x" * 30, "return " + "x" * 12 + "…"),
+        ("return 多头注意力多头注意力 + 1", "return 多头注意力多…"),
+    ],
+)
+def test_code_is_cut_anywhere_and_by_cells(text, shown):
+    made = terminal.of(io.StringIO(), "never", {})
+
+    assert made.cut(text, 20, is_code=True) == shown
+    assert terminal.cells(shown) <= 20
