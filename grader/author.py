@@ -15,7 +15,7 @@ from typing import Any
 from grader import assignments, files, handout, preview, release, selection, verify
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
-from grader.model import Exercise
+from grader.model import DEFAULT_SEED, Exercise
 
 
 def main(argv: Sequence[str], folder: Path | None = None) -> int:
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("ids", nargs="*", metavar="ID", help="which exercises; all if none")
     check.add_argument("-j", "--jobs", type=int, metavar="N", help="how many at once")
     check.add_argument("--flaky", type=int, default=1, metavar="N", help="repeat with N seeds")
+    check.add_argument("--seed", type=int, default=DEFAULT_SEED, metavar="N", help="the first seed")
     check.add_argument("--task", action="append", default=[], help="only answers to this task")
     check.add_argument("--json", action="store_true", help="one JSON document on stdout")
     check.set_defaults(run=_verify)
@@ -154,6 +155,7 @@ def _verify(course: Course, arguments: argparse.Namespace) -> int:
         exercises,
         jobs=arguments.jobs,
         flaky=arguments.flaky,
+        seed=arguments.seed,
         tasks=arguments.task,
         on_step=progress.step,
     )

@@ -70,6 +70,7 @@ def verify(
     *,
     jobs: int | None = None,
     flaky: int = 1,
+    seed: int = DEFAULT_SEED,
     tasks: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda exercise, done, total: None,
 ) -> list[Report]:
@@ -79,6 +80,7 @@ def verify(
         exercises: which ones.
         jobs: how many at once; as many as there are processors if None.
         flaky: with how many seeds each answer is held to its suite.
+        seed: the first of them; the others follow it.
         tasks: only the answers to these tasks; all of them if empty.
         on_step: called after each answer with the exercise's id, how many are done, of how many.
 
@@ -88,13 +90,14 @@ def verify(
     # The longest first: a long one that starts last would run alone at the end.
     order = sorted(exercises, key=lambda exercise: -exercise.budget_seconds)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        found = {e.id: pool.submit(verify_one, e, flaky, tasks, on_step) for e in order}
+        found = {e.id: pool.submit(verify_one, e, flaky, seed, tasks, on_step) for e in order}
     return [found[exercise.id].result() for exercise in exercises]
 
 
 def verify_one(
     exercise: Exercise,
     flaky: int = 1,
+    seed: int = DEFAULT_SEED,
     tasks: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda exercise, done, total: None,
 ) -> Report:
@@ -116,16 +119,15 @@ def verify_one(
             _stub(exercise, run, report)
         step()
         secrets = _secrets(exercise)
-        for round_ in range(flaky):
-            seed = DEFAULT_SEED + round_
+        for drawn in range(seed, seed + flaky):
             if not tasks:
-                _reference(exercise, run, report, seed)
+                _reference(exercise, run, report, drawn)
             step()
             for answer in chosen:
                 if answer.is_right:
-                    _accepted(answer, run, report, seed)
+                    _accepted(answer, run, report, drawn)
                 else:
-                    _rejected(answer, run, report, seed, secrets)
+                    _rejected(answer, run, report, drawn, secrets)
                 step()
     except GraderError as error:
         report.add("course", str(error))

@@ -206,6 +206,20 @@ def test_a_new_exercise_verifies_as_it_is(course, capsys):
         run(course, "new", "second")
 
 
+def test_verify_goes_on_from_the_seed_that_is_named(exercise, monkeypatch):
+    seeds = []
+    grade = grading.grade
+
+    def noted(exercise, submission, options, **more):
+        seeds.append(options.seed)
+        return grade(exercise, submission, options, **more)
+
+    monkeypatch.setattr(verify.grading, "grade", noted)
+    (report,) = verify.verify([exercise], flaky=2, seed=77, tasks=("triple",))
+    assert not report.problems
+    assert sorted(set(seeds)) == [77, 78]
+
+
 @pytest.mark.parametrize(("unsure", "complaints"), [(1, 0), (99, 1)])
 def test_a_wrong_answer_that_is_too_noisy_to_tell_is_timed_again(
     exercise, monkeypatch, unsure, complaints
