@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -1525,12 +1526,13 @@ class TestResumeBitExact:
     @pytest.mark.after("test_losses")
     def test_learns(self, submission, tmp_path):
         """The loss falls."""
-        losses = trained(submission, Lab(dropout=0.0), tmp_path, epochs=12)
-        start, end = sum(losses[:PER_EPOCH]), sum(losses[-PER_EPOCH:])
+        losses = trained(submission, Lab(dropout=0.0), tmp_path, epochs=36)
+        # One epoch alone says little: its augmentation may have been an unlucky one.
+        start, end = mean(losses[:PER_EPOCH]), mean(losses[-12 * PER_EPOCH :])
         expect(
             end < 0.7 * start,
-            f"the mean loss is {start / PER_EPOCH:.3f} in the first of 12 epochs and "
-            f"{end / PER_EPOCH:.3f} in the last; expected it to fall below 0.7 of the first",
+            f"the mean loss is {start:.3f} in the first of 36 epochs and {end:.3f} in the last 12; "
+            "expected it to fall below 0.7 of the first",
         )
 
     @pytest.mark.points(1, "value")
