@@ -133,7 +133,11 @@ def grade(
         speed=options.speed,
         limits=limits,
     )
-    raw = runner.run(lambda: backend(exercise, options.device), job, ready, ended)
+
+    def start(on_cpu: bool) -> runner.Worker:
+        return backend(exercise, "cpu" if on_cpu else options.device)
+
+    raw = runner.run(start, job, ready, ended)
     on_cpu_seconds(raw.cpu_seconds)
     _hold_to_suite(exercise, raw)
     fault = submission.located_fault(verdict.fault(raw, limits, file, text))

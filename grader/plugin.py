@@ -175,11 +175,16 @@ def accelerator() -> str | None:
     return device.type if device is not None else None
 
 
+WITHOUT_ACCELERATOR = "without_accelerator"
+"""The fixture of checks that fork."""
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a check that takes `device` on the CPU, and on the accelerator where there is one."""
     if "device" in metafunc.fixturenames:
         wanted = metafunc.config.stash[SESSION].device
-        found = None if wanted == "cpu" else accelerator()
+        on_cpu = wanted == "cpu" or WITHOUT_ACCELERATOR in metafunc.fixturenames
+        found = None if on_cpu else accelerator()
         # Not of a wider scope: pytest would run these cases first, before what they stand on.
         metafunc.parametrize("device", ["cpu", found] if found else ["cpu"])
 
@@ -192,6 +197,11 @@ def check_name(item: pytest.Item) -> str:
     name = getattr(item, "originalname", None) or item.name.partition("[")[0]
     parent = item.getparent(pytest.Class)
     return f"{parent.name}::{name}" if parent is not None else name
+
+
+def forks(item: pytest.Item) -> bool:
+    """Whether a check starts processes by `os.fork`."""
+    return WITHOUT_ACCELERATOR in getattr(item, "fixturenames", ())
 
 
 def case_id(item: pytest.Item) -> str:
@@ -619,6 +629,15 @@ class FreshProcess:
 
 
 @pytest.fixture
-def fresh_process(request: pytest.FixtureRequest) -> FreshProcess:
+def without_accelerator() -> None:
+    """For a check that forks: the worker runs it in a process that sees the CPU alone.
+
+    A forked child can use neither an accelerator nor, once autograd has started the threads of
+    one, `backward` on the CPU.
+    """
+
+
+@pytest.fixture
+def fresh_process(request: pytest.FixtureRequest, without_accelerator: None) -> FreshProcess:
     """Call `fresh_process(fn)`: the file imported anew in a process of its own."""
     return FreshProcess(_source(request.node, request.config.stash[SESSION]))

@@ -6,6 +6,7 @@ A back-end is something that yields a `Worker`; the verdict does not depend on w
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import selectors
@@ -58,6 +59,11 @@ class RawRun:
     cut_short: bool = False  # the limit of the whole run was reached
     outage: bool = False  # a warm worker has ended under a check, which was then run once more
     cpu_seconds: float = 0.0  # of the processes that served it
+    forking: frozenset[str] = frozenset()  # cases that fork
+
+    def needs_cpu(self, node: str) -> bool:
+        """Whether a case has to run where no accelerator is seen, and one is there."""
+        return node in self.forking and self.environment["device"] != "cpu"
 
 
 class Worker(Protocol):
@@ -233,23 +239,22 @@ def cold(exercise: Exercise, device: str) -> Worker:
 
 
 class KeptWorker:
-    """One worker for many runs of one exercise: ended when it dies, and when all is done."""
+    """One worker a device for many runs of one exercise: ended when it dies, or all is done."""
 
     def __init__(self) -> None:
-        self._worker: Worker | None = None
+        self._workers: dict[str, Worker] = {}  # by device
 
     def start(self, exercise: Exercise, device: str) -> Worker:
         """A back-end: the worker that is there, or a new one."""
-        if self._worker is None:
-            self._worker = ColdWorker(exercise, device, warm=True)
-            self._worker.wait_until_ready()
-        return _LentWorker(self, self._worker)
+        if device not in self._workers:
+            self._workers[device] = ColdWorker(exercise, device, warm=True)
+            self._workers[device].wait_until_ready()
+        return _LentWorker(self, self._workers[device])
 
     def drop(self) -> None:
         """End the worker."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        while self._workers:
+            self._workers.popitem()[1].kill()
 
 
 class _LentWorker:
@@ -297,7 +302,7 @@ def worker_environment(device: str) -> dict[str, str]:
 
 
 def run(
-    start: Callable[[], Worker],
+    start: Callable[[bool], Worker],
     job: Job,
     on_ready: Callable[[Mapping[str, Any]], None],
     on_check: Callable[[str, RawRun], None],
@@ -305,7 +310,8 @@ def run(
     """Run a job, in as many processes as its deaths ask for.
 
     Args:
-        start: starts a worker, ready or about to be.
+        start: `start(on_cpu)` starts a worker, ready or about to be; if `on_cpu`, one that sees no
+            accelerator.
         job: what to run.
         on_ready: called once with the worker's `ready` event.
         on_check: called with a check's name whenever all its cases have ended.
@@ -316,11 +322,12 @@ def run(
     raw = RawRun()
     scratch = Path(tempfile.mkdtemp(prefix="torch28-"))
     worker: Worker | None = None
+    on_cpu = False  # whether the accelerator, if there is one, is hidden from the worker
     limit = time.monotonic() + job.limits.run_seconds + START_SECONDS
     try:
         while True:
             if worker is None:
-                worker = start()
+                worker = start(on_cpu)
                 worker.wait_until_ready()
                 if not raw.nodes:
                     _take_ready(raw, worker.ready)
@@ -335,8 +342,13 @@ def run(
             ]
             if not pending or raw.unloadable is not None or raw.cut_short:
                 return raw
+            wants_cpu, asked = next(itertools.groupby(pending, raw.needs_cpu))
+            if wants_cpu != on_cpu:
+                worker.close()
+                worker, on_cpu = None, wants_cpu
+                continue
             _fill(scratch, job)
-            alive = _serve(worker, job, raw, pending, scratch, limit, on_check)
+            alive = _serve(worker, job, raw, list(asked), scratch, limit, on_check)
             if not alive:
                 worker.kill()
                 worker = None
@@ -350,6 +362,7 @@ def _take_ready(raw: RawRun, ready: Mapping[str, Any]) -> None:
     raw.environment = {k: ready[k] for k in ("python", "torch", "device", "threads")}
     for node, name in ready["nodes"]:
         raw.nodes.setdefault(name, []).append(node)
+    raw.forking = frozenset(ready.get("forking", ()))
 
 
 def _serve(

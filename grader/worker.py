@@ -54,7 +54,8 @@ def main() -> int:
     events = Events(os.dup(1))
     os.dup2(2, 1)  # what pytest or a library prints is nobody's event
     processes.become_parent()
-    if "--warm" in sys.argv:
+    # With an accelerator, the first backward starts threads that no forked child survives.
+    if "--warm" in sys.argv and (device == "cpu" or plugin.accelerator() is None):
         warm_up()
     else:
         _one_thread()
@@ -205,6 +206,7 @@ class Server:
             "device": self._name_of_device(),
             "threads": torch.get_num_threads(),
             "nodes": [[item.nodeid, plugin.check_name(item)] for item in session.items],
+            "forking": [item.nodeid for item in session.items if plugin.forks(item)],
         }
 
     def _name_of_device(self) -> str:
@@ -345,20 +347,31 @@ def _confine(run: plugin.Session, *, memory: bool) -> None:
 
         limits = {resource.RLIMIT_FSIZE: run.limits.output_bytes, resource.RLIMIT_CORE: 0}
         if memory:
-            # Address space, not resident memory: a driver reserves far more than it uses, so a
-            # GPU's process has no such limit.
-            limits[resource.RLIMIT_AS] = run.limits.memory_bytes + _address_space()
+            number, used = _memory_limit()
+            limits[number] = run.limits.memory_bytes + used
         for number, value in limits.items():
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(number, (value, value))
 
 
-def _address_space() -> int:
-    """Bytes that this process has mapped already."""
+def _memory_limit() -> tuple[int, int]:
+    """Which limit holds down what is allocated, and how many bytes of it this process has.
+
+    Address space, where that is possible. A GPU's driver reserves far more than it uses, be it
+    only to find that all devices are hidden: there it is what is mapped to be written, and in a
+    process that uses the GPU there is no limit.
+    """
+    import resource
+
+    import torch
+
+    number, column = resource.RLIMIT_AS, 0
+    if torch.version.cuda is not None:
+        number, column = resource.RLIMIT_DATA, 5
     with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 2**30
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[column])
+        return number, pages * os.sysconf("SC_PAGE_SIZE")
+    return number, 2**30
 
 
 if __name__ == "__main__":

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from grader import testing
-from grader.testing import CheckFailed, _record, expect, fail, measured, picture, smallest
+from grader.testing import (
+    CheckFailed,
+    _record,
+    assert_close,
+    expect,
+    fail,
+    measured,
+    picture,
+    smallest,
+)
 
 
 def test_a_failure_is_an_assertion_error_whose_text_is_the_sentence():
@@ -89,6 +98,35 @@ def test_smallest_names_the_first_case_that_fails(case, code):
 
     assert caught.value.minimal == code
     assert len(ran) == 2
+
+
+def test_smallest_prefers_a_mistake_that_has_a_name():
+    record = _record.begin()
+    right = {1: torch.tensor([1.0]), 2: torch.tensor([2.0, 5.0]), 3: torch.tensor([3.0, 4.0])}
+
+    def run(n, got):
+        # On the first case both mistakes give the same, and neither is named.
+        explain = {"each is doubled": right[n] * 2, "each is one more": right[n] + 1}
+        assert_close(got(right[n]), right[n], explain=explain)
+
+    with pytest.raises(CheckFailed, match="each is doubled") as caught:
+        smallest(lambda n: run(n, lambda x: x * 2), [1, 2, 3])
+    assert caught.value.minimal == "2"
+    pictures = len(record.pictures)
+
+    record = _record.begin()
+    with pytest.raises(CheckFailed, match="expected 1") as caught:
+        smallest(lambda n: run(n, lambda x: x * 9), [1, 2, 3])
+    assert caught.value.minimal == "1"
+    assert len(record.pictures) == pictures
+
+    def gives_up(n):
+        if n > 1:
+            raise RuntimeError("later")
+        run(n, lambda x: x * 9)
+
+    with pytest.raises(CheckFailed, match="expected 1"):
+        smallest(gives_up, [1, 2, 3])
 
 
 def test_smallest_notes_the_case_where_the_submission_itself_raises():

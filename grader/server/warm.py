@@ -188,7 +188,8 @@ def spare(root: str) -> runner.Backend:
     def start(exercise: Exercise, device: str) -> runner.Worker:
         with contextlib.suppress(Unavailable, place.Unsafe):
             path = place.spare_of(root)
-            if os.path.exists(path):  # noqa: PTH110
+            # A spare process has touched the accelerator already, if there is one.
+            if device != "cpu" and os.path.exists(path):  # noqa: PTH110
                 return SpareWorker(path, exercise, device)
         return runner.cold(exercise, device)
 

@@ -1473,7 +1473,7 @@ def _line_in_script(error: BaseException) -> int | None:
 
 
 @pytest.fixture
-def script(source, tmp_path):
+def script(source, tmp_path, without_accelerator):
     """The submission as a script, with a working folder of its own."""
     return Script(source, tmp_path / "work")
 
