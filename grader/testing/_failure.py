@@ -117,7 +117,7 @@ def smallest(run: Callable[[Any], object], cases: Iterable[Any]) -> None:
         except CheckFailed as failure:
             if failure.minimal is None:
                 failure.minimal = code(case)
-            if failure.id == "value.close" and (named := _named(run, left)) is not None:
+            if failure.id in ("value.close", "value.equal") and (named := _named(run, left)) is not None:
                 raise named from None
             raise
         except Exception:

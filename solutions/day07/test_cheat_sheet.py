@@ -756,7 +756,7 @@ def factors(numel: int, axes: int) -> Shape:
 
 def random_start() -> tuple[Shape, Shape]:
     """A shape with random strides: contiguous, permuted, with gaps, or expanded."""
-    shape = tuple(random.choice((1, 2, 2, 3, 4, 5)) for _ in range(random.randint(1, 4)))
+    shape = tuple(random.choice((1, 2, 3, 4, 5, 7)) for _ in range(random.randint(1, 4)))
     order = list(range(len(shape)))
     if random.random() < 0.5:
         random.shuffle(order)
@@ -799,9 +799,10 @@ def random_op(x: Tensor) -> Op:
         return name, (axis, random.randrange(shape[axis]))
     if name == "flatten":
         return name, (axis, random.randrange(axis, axes))
-    start = random.randrange(shape[axis])
-    stop = random.randint(start + 1, shape[axis])
-    return name, (axis, start, stop, random.choice((1, 1, 2, 3)))
+    size = shape[axis]  # a step shows where it leaves more than one element
+    start = random.randrange((size + 1) // 2)
+    stop = random.choice((size, random.randint(start + 1, size)))
+    return name, (axis, start, stop, random.choice((1, 2, 2, 3)))
 
 
 def random_program() -> dict[str, Any]:
@@ -927,6 +928,7 @@ class TestPredict:
             ((3, 2), (1, 3), [("contiguous", ()), ("reshape", (6,))]),
             ((3, 2), (1, 3), [("flatten", (0, 1)), ("contiguous", ()), ("select", (0, 1))]),
             ((3, 2), (1, 3), [("contiguous", ()), ("slice", (1, 0, 1, 1))]),
+            ((3, 4), (1, 3), [("contiguous", ()), ("slice", (1, 0, 2, 1)), ("reshape", (3, 2, 1))]),
         ]
         check_programs(
             submission, cases, "asked is whether the result shares memory with the start"
