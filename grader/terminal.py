@@ -102,6 +102,12 @@ class Terminal:
             return text
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
+    def turn_page(self) -> None:
+        """Begin at the top of an empty window; what it showed is in the scroll-back."""
+        if self.is_terminal and not self.is_plain:
+            rows = shutil.get_terminal_size().lines
+            self.write("\n" * rows + "\x1b[H\x1b[J", end="")
+
     def write(self, text: str = "", end: str = "\n") -> None:
         """Write a line; what the stream can't encode is written as an escape."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"

@@ -171,6 +171,7 @@ class Watch:
     has_keys: bool = False
     told: int | None = None  # a descriptor that can be read once the system has told of a save
     _run: Run | None = None
+    _has_begun: bool = False
     _has_speed: bool = False
     _waiting: deque[str] = field(default_factory=deque)  # keys that came while checks ran
     _seen: dict[str, _Seen] = field(default_factory=dict)
@@ -194,12 +195,13 @@ class Watch:
             if self._waiting and self._run is None:
                 self._act(self._waiting.popleft())
 
-    def grade(self, watched: str = "save") -> None:
+    def grade(self, watched: str = "save", *, goes_on: bool = False) -> None:
         """Start a grading; one that still runs is cancelled, and what it found is kept.
 
         Args:
             watched: "save" leaves the speed checks out; "speed" runs all and shows what is new;
                 "all" runs all and shows all.
+            goes_on: below the run before it, which it completes.
         """
         self._cancel()
         self._has_speed = watched != "save"
@@ -209,6 +211,10 @@ class Watch:
         self.desk = replace(
             self.desk, out=replace(out, width=terminal.of(out.stream).width), now=now
         )
+        # Every run begins in the same place; what was there before can be read above it.
+        if self._has_begun and not goes_on:
+            self.desk.out.turn_page()
+        self._has_begun = True
         self._write_head(f"{now:%H:%M:%S}")
         words = [self.exercise.id, "--watched", watched, *self.options]
         if watched == "save":
@@ -270,7 +276,7 @@ class Watch:
         self._run = None
         has_more = any(check.kind is Kind.SPEED for check in self.exercise.checks)
         if code == 0 and has_more and not self._has_speed:
-            self.grade("speed")
+            self.grade("speed", goes_on=True)
         else:
             self._write_foot()
 

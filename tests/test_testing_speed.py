@@ -344,6 +344,12 @@ def their_alarm() -> Iterator[list[int]]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one, no process is forked for a second round."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
 def spin(until: Callable[[], bool] = lambda: False) -> None:
     end = time.monotonic() + 30
     while not until():
@@ -564,6 +570,7 @@ def test_the_sentence_takes_a_subject_and_a_limit_below_one(
     assert str(failed).endswith("at most 0.05 times is allowed")
 
 
+@pytest.mark.usefixtures("without_accelerator")
 def test_a_fail_that_a_second_round_does_not_confirm_is_unsure(
     bench: Bench, record: _record.Record
 ) -> None:
@@ -579,6 +586,7 @@ def test_a_fail_that_a_second_round_does_not_confirm_is_unsure(
     )
 
 
+@pytest.mark.usefixtures("without_accelerator")
 def test_an_unsure_round_is_played_once_more(bench: Bench, record: _record.Record) -> None:
     here = os.getpid()
     assert_speed(
@@ -762,6 +770,7 @@ def test_an_exception_of_the_learners_code_is_its_own(bench: Bench, record: _rec
         assert_speed(broken, bench.model(), make, limit=2.0)
 
 
+@pytest.mark.usefixtures("without_accelerator")
 @pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: 1 // 0], ids=["exits", "raises"])
 def test_a_second_round_whose_process_ends_is_played_here(
     bench: Bench, record: _record.Record, end: Callable[[], object]
@@ -786,6 +795,7 @@ def test_with_an_accelerator_the_second_round_is_played_in_this_process(
     assert bench.calls.count("candidate") == 2 * 9
 
 
+@pytest.mark.usefixtures("without_accelerator")
 def test_the_second_round_is_played_in_a_process_of_its_own(
     bench: Bench, record: _record.Record
 ) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -184,6 +186,27 @@ def test_every_run_says_that_watch_made_it_and_leaves_the_speed_checks_for_later
     assert watching.words[0][:3] == ["day01", "--watched", "save"]
     assert "--no-speed" in watching.words[0]
     assert watching.words[1] == ["day01", "--watched", "all"]
+
+
+def test_every_save_begins_at_the_top_of_the_window_and_the_speed_checks_go_on_below(watching):
+    said = io.StringIO()
+    watching.desk = replace(watching.desk, out=Terminal(said, is_terminal=True))
+    fresh = "\x1b[H\x1b[J"
+    watching.grade()
+    assert fresh not in said.getvalue()
+    watching.grade()
+    assert said.getvalue().count(fresh) == 1
+    watching.grade("speed", goes_on=True)
+    assert said.getvalue().count(fresh) == 1
+    watching.grade("all")
+    before, _, after = said.getvalue().rpartition(fresh)
+    assert before.endswith("\n" * shutil.get_terminal_size().lines)
+    assert after.startswith(f"\n {watching.exercise.id}")
+
+    plain = io.StringIO()
+    watching.desk = replace(watching.desk, out=Terminal(plain, is_terminal=True, is_plain=True))
+    watching.grade()
+    assert "\x1b" not in plain.getvalue()
 
 
 def test_a_file_that_its_editor_has_just_emptied_is_looked_at_again(watching, exercise, reference):

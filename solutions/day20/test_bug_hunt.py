@@ -62,7 +62,7 @@ SCRIPTS = {
         Script(
             "b05",
             "accuracy",
-            0.64,
+            0.60,
             6,
             1800,
             800,
