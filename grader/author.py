@@ -16,11 +16,19 @@ from grader import assignments, files, handout, preview, release, selection, ver
 from grader.course import ID, Course, find
 from grader.errors import CourseError, UsageError
 from grader.model import DEFAULT_SEED, Exercise
+from grader.runner import Backend
 
 
-def main(argv: Sequence[str], folder: Path | None = None) -> int:
-    """Run one of the author's commands and return its exit code."""
+def main(argv: Sequence[str], folder: Path | None = None, backend: Backend | None = None) -> int:
+    """Run one of the author's commands and return its exit code.
+
+    Args:
+        argv: its words.
+        folder: the course, or a folder in it; the one around if None.
+        backend: starts the workers of gradings, where the course's server runs the command.
+    """
     arguments = _parser().parse_args(argv)
+    arguments.backend = backend
     course = find(folder)
     if course.origin != "solutions":
         raise UsageError(
@@ -158,6 +166,7 @@ def _verify(course: Course, arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         tasks=arguments.task,
         on_step=progress.step,
+        backend=arguments.backend,
     )
     progress.end()
     if arguments.json:

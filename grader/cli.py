@@ -182,7 +182,7 @@ def _run(words: list[str], backend: Backend | None) -> int:
     if rest[0] == "author":
         from grader import author
 
-        return author.main(rest[1:], getattr(known, "directory", None))
+        return author.main(rest[1:], getattr(known, "directory", None), backend)
     if rest[0] not in verbs and rest[0] not in ("-h", "--help", "--version"):
         # Options may come before an exercise, but a verb comes first.
         words = ["check", *words]

@@ -1,13 +1,14 @@
 """Holding suites to their answers: the reference, the stub, right ones and wrong ones.
 
-One worker an exercise collects the suite once; every answer is a forked child of it, and runs
-only the checks that concern it.
+One process an exercise collects the suite once, the course's server or a worker that is kept;
+every answer is a forked child of it, and runs only the checks that concern it.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,7 @@ def verify(
     seed: int = DEFAULT_SEED,
     tasks: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda exercise, done, total: None,
+    backend: runner.Backend | None = None,
 ) -> list[Report]:
     """Verify exercises side by side.
 
@@ -83,15 +85,31 @@ def verify(
         seed: the first of them; the others follow it.
         tasks: only the answers to these tasks; all of them if empty.
         on_step: called after each answer with the exercise's id, how many are done, of how many.
+        backend: starts the worker of each answer; one worker is kept an exercise if None.
 
     Returns:
         One report an exercise, in their order.
     """
+    over = threading.Event()
+
+    def step(exercise: str, done: int, total: int) -> None:
+        if over.is_set():
+            raise _Over
+        on_step(exercise, done, total)
+
     # The longest first: a long one that starts last would run alone at the end.
     order = sorted(exercises, key=lambda exercise: -exercise.budget_seconds)
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        found = {e.id: pool.submit(verify_one, e, flaky, seed, tasks, on_step) for e in order}
-    return [found[exercise.id].result() for exercise in exercises]
+    pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    try:
+        found = {e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend) for e in order}
+        return [found[exercise.id].result() for exercise in exercises]
+    finally:  # Ctrl-C waits for the answers that are being graded, and for no other
+        over.set()
+        pool.shutdown(cancel_futures=True)
+
+
+class _Over(Exception):
+    """Nobody waits for the report any more."""
 
 
 def verify_one(
@@ -100,6 +118,7 @@ def verify_one(
     seed: int = DEFAULT_SEED,
     tasks: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda exercise, done, total: None,
+    backend: runner.Backend | None = None,
 ) -> Report:
     """Verify one exercise; whatever is in disorder is a problem of the report."""
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
@@ -114,7 +133,7 @@ def verify_one(
             done += 1
             on_step(exercise.id, done, total)
 
-        run = _Run(exercise, kept)
+        run = _Run(exercise, backend or kept.start)
         if not tasks:
             _stub(exercise, run, report)
         step()
@@ -138,10 +157,10 @@ def verify_one(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Grades files of an exercise in the worker that is kept."""
+    """Grades files of an exercise."""
 
     exercise: Exercise
-    kept: runner.KeptWorker
+    backend: runner.Backend
 
     def __call__(
         self, files: Mapping[str, str], options: grading.Options, open_tasks: bool = True
@@ -155,7 +174,7 @@ class _Run:
             self.exercise,
             submission,
             options,
-            backend=self.kept.start,
+            backend=self.backend,
             on_cpu_seconds=cpu.append,
         )
         return attempt, sum(cpu)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -204,6 +207,36 @@ def test_a_new_exercise_verifies_as_it_is(course, capsys):
         run(course, "new", "day02")
     with pytest.raises(UsageError, match="is no id"):
         run(course, "new", "second")
+
+
+def test_ctrl_c_leaves_the_answers_that_nobody_waits_for(exercise, monkeypatch):
+    asked = []
+    has_begun = threading.Event()
+
+    def slow(*given, **more):
+        asked.append(given)
+        has_begun.set()
+        time.sleep(0.3)
+        raise CourseError("not this one")
+
+    monkeypatch.setattr(verify.grading, "grade", slow)
+    others = [replace(exercise, id=f"day{n:02}") for n in range(2, 9)]
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verify, "_stub", lambda *given: slow())
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        main = threading.main_thread().ident
+        threading.Thread(
+            target=lambda: (has_begun.wait(), signal.pthread_kill(main, signal.SIGUSR1))
+        ).start()
+        with pytest.raises(KeyboardInterrupt):
+            verify.verify([exercise, *others], jobs=1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(asked) == 1
 
 
 def test_verify_goes_on_from_the_seed_that_is_named(exercise, monkeypatch):

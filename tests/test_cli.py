@@ -677,7 +677,7 @@ def test_author_gets_its_words_and_the_course(monkeypatch):
     monkeypatch.setattr(author, "main", lambda *given: called.append(given) or 7)
 
     assert cli.main(["-C", "there", "author", "verify", "all", "--json"]) == 7
-    assert called == [(["verify", "all", "--json"], Path("there"))]
+    assert called == [(["verify", "all", "--json"], Path("there"), None)]
 
 
 # Help

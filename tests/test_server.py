@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -171,6 +172,30 @@ def test_a_server_is_never_started_twice(server):
     assert not start.in_background(str(server.root))
 
 
+def test_verifying_is_done_by_the_server_too(server):
+    """The zygote it leaves is the one that gradings use, and no worker was started."""
+    code, out, _ = server.grade("author", "verify", "day01", "--json")
+    assert code == 0
+    (warm,) = json.loads(out)["exercises"]
+    (cold,) = json.loads(server.without("author", "verify", "day01", "--json")[1])["exercises"]
+    del warm["cpu_seconds"], cold["cpu_seconds"]
+    assert warm == cold
+    zygotes = list(place_folder().glob(f"{place.name(str(server.root))}.day01.*"))
+    assert len(zygotes) == 1
+
+
+def test_verifying_is_interrupted_between_two_answers(server):
+    running = server.begin("author", "verify", "day01", "--flaky", "999")
+    time.sleep(4)
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=30)
+    assert running.returncode == 130, out
+
+
+def place_folder():
+    return Path(place.folder())
+
+
 def test_garbage_is_no_request(server):
     for data in (b"", b"hello\n", b"99999999\n", b"5\nabcde"):
         with socket.socket(socket.AF_UNIX) as connection:
@@ -212,6 +237,8 @@ def test_a_killed_server_leaves_the_cold_path(server, reference):
         (["hint", "day23"], False),
         (["reset", "day23"], False),
         (["-C", "x", "day23"], False),
+        (["author", "verify", "day23", "--task", "sdpa"], True),
+        (["author", "generate"], False),
         (["day23", "--no-server"], False),
         (["--help"], False),
         ([], False),

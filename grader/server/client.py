@@ -27,12 +27,15 @@ _VALUED = frozenset(
     {"--task", "--check", "--seed", "--timeout", "--color", "--watched", "--week", "--track"}
 )
 _VERBS = frozenset({"status", "next"})
+_VERIFY = ["author", "verify"]
 
 
 def can_ask(argv: list[str]) -> bool:
     """Whether the words are something that a server can answer: ids, and options it knows."""
     if sys.platform not in ("linux", "darwin") or os.environ.get("GRADE_NO_SERVER"):
         return False
+    if argv[:2] == _VERIFY:
+        return True
     ids = int(argv[:1] != [] and argv[0] in _VERBS)
     words = iter(argv[ids:])
     for word in words:
@@ -47,7 +50,7 @@ def can_ask(argv: list[str]) -> bool:
 
 def is_grading(argv: list[str]) -> bool:
     """Whether the words that a server can answer ask for a grading."""
-    return argv[0] not in _VERBS
+    return argv[0] not in _VERBS and argv[:2] != _VERIFY
 
 
 def ask(argv: list[str]) -> int | None:
