@@ -158,6 +158,11 @@ def _show(now: str, text: str, name: str) -> None:
 
 def _verify(course: Course, arguments: argparse.Namespace) -> int:
     exercises = choose(course, arguments.ids)
+    tasks = {task.name for exercise in exercises for task in exercise.tasks}
+    if unknown := sorted(set(arguments.task) - tasks):
+        raise UsageError(
+            f"no task is named {', '.join(unknown)}; there are {', '.join(sorted(tasks))}"
+        )
     progress = _Progress(quiet=arguments.json or not sys.stderr.isatty())
     reports = verify.verify(
         exercises,

@@ -267,6 +267,7 @@ class Server:
         assert guard is not None
         assert capture is not None
         plugin.seed_everything(run.seed, "load")
+        sys.argv[:] = [source.file]  # as if the file had been started: it has no other words
         guard.watch()
         guard.file = source.file
         try:

@@ -199,6 +199,12 @@ def test_verify_prints_a_table_and_json(course, capsys):
     assert json.loads(capsys.readouterr().out)["exercises"][0]["rejected"] == 3
 
 
+def test_verify_knows_the_names_of_tasks(course):
+    assert run(course, "verify", "day01", "--task", "triple") == 0
+    with pytest.raises(UsageError, match=r"no task is named tripel; there are .*triple"):
+        run(course, "verify", "day01", "--task", "tripel")
+
+
 def test_a_new_exercise_verifies_as_it_is(course, capsys):
     assert run(course, "new", "day02", "--title", "Doubling") == 0
     assert run(course, "generate", "day02") == 0

@@ -28,6 +28,10 @@ DAEMON = "torch28-left-behind"
 SUBMISSIONS: dict[str, tuple[str, dict[str, Status]]] = {
     # the body of `double`; the statuses of its checks 1.1 and 1.2. `triple` stays right.
     "right": (BODY, {"1.1": Status.PASSED, "1.2": Status.PASSED}),
+    "looks for the suite's name": (
+        "import sys; return x * 2 if [w[-10:] for w in sys.argv] == ['scaling.py'] else x",
+        {"1.1": Status.PASSED, "1.2": Status.PASSED},
+    ),
     "wrong": ("return x * 3", {"1.1": Status.FAILED, "1.2": Status.WAITING}),
     "no tensor": ("return None", {"1.1": Status.FAILED, "1.2": Status.WAITING}),
     "raises": ("return nothing", {"1.1": Status.ERROR, "1.2": Status.WAITING}),
