@@ -6,7 +6,6 @@ They are somebody's papers, not attempts of whoever grades them: nothing is reco
 from __future__ import annotations
 
 import os
-import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ def grade(
         options: for the papers of each exercise, by its id.
         jobs: how many at once; as many as there are processors if None.
     """
-    workers = _Workers()
+    workers = runner.KeptWorkers()
     try:
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
             graded = pool.map(
@@ -69,38 +68,9 @@ def grade(
         workers.drop()
 
 
-class _Workers:
-    """Warm workers, lent to one paper at a time."""
-
-    def __init__(self) -> None:
-        self._idle: dict[str, queue.SimpleQueue[runner.KeptWorker]] = {}
-        self._all: list[runner.KeptWorker] = []
-
-    def take(self, exercise: Exercise) -> runner.KeptWorker:
-        """One that is idle, or a new one."""
-        idle = self._idle.setdefault(exercise.id, queue.SimpleQueue())
-        try:
-            return idle.get_nowait()
-        except queue.Empty:
-            self._all.append(runner.KeptWorker())
-            return self._all[-1]
-
-    def give_back(self, exercise: Exercise, worker: runner.KeptWorker) -> None:
-        """It is idle again."""
-        self._idle[exercise.id].put(worker)
-
-    def drop(self) -> None:
-        """End them."""
-        for worker in self._all:
-            worker.drop()
-
-
-def _grade(paper: Paper, options: grading.Options, workers: _Workers) -> Attempt:
+def _grade(paper: Paper, options: grading.Options, workers: runner.KeptWorkers) -> Attempt:
     submission = source.read(
         paper.exercise, paper.path, paper.path.parent, beside=paper.path.parent
     )
-    worker = workers.take(paper.exercise)
-    try:
-        return grading.grade(paper.exercise, submission, options, backend=worker.start)
-    finally:
-        workers.give_back(paper.exercise, worker)
+    with workers.lent(paper.exercise) as backend:
+        return grading.grade(paper.exercise, submission, options, backend=backend)

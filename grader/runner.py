@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import queue
 import selectors
 import shutil
 import signal
@@ -255,6 +256,33 @@ class KeptWorker:
         """End the worker."""
         while self._workers:
             self._workers.popitem()[1].kill()
+
+
+class KeptWorkers:
+    """Kept workers for runs side by side: as many an exercise as there are runs at once."""
+
+    def __init__(self) -> None:
+        self._idle: dict[str, queue.SimpleQueue[KeptWorker]] = {}
+        self._all: list[KeptWorker] = []
+
+    @contextlib.contextmanager
+    def lent(self, exercise: Exercise) -> Iterator[Backend]:
+        """A back-end for one run at a time: a worker that is idle, or a new one."""
+        idle = self._idle.setdefault(exercise.id, queue.SimpleQueue())
+        try:
+            worker = idle.get_nowait()
+        except queue.Empty:
+            worker = KeptWorker()
+            self._all.append(worker)
+        try:
+            yield worker.start
+        finally:
+            idle.put(worker)
+
+    def drop(self) -> None:
+        """End them."""
+        for worker in self._all:
+            worker.drop()
 
 
 class _LentWorker:

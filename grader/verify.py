@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 from grader import answers, bundle, grading, release, runner, source, stubs
@@ -119,10 +120,12 @@ def verify_one(
     tasks: Sequence[str] = (),
     on_step: Callable[[str, int, int], None] = lambda exercise, done, total: None,
     backend: runner.Backend | None = None,
+    jobs: int = 1,
 ) -> Report:
-    """Verify one exercise; whatever is in disorder is a problem of the report."""
+    """Verify one exercise, `jobs` answers at once; whatever is in disorder is a problem."""
     report = Report(exercise.id, len(exercise.tasks), len(exercise.checks))
-    kept = runner.KeptWorker()
+    workers = runner.KeptWorkers()
+    pool = ThreadPoolExecutor(jobs)
     try:
         every = declarations(exercise, report)
         chosen = [a for a in every if not tasks or a.task in tasks]
@@ -133,25 +136,32 @@ def verify_one(
             done += 1
             on_step(exercise.id, done, total)
 
-        run = _Run(exercise, backend or kept.start)
+        run = _Run(exercise, workers, backend)
         if not tasks:
             _stub(exercise, run, report)
         step()
         secrets = _secrets(exercise)
+
+        def hold(answer: answers.Answer, drawn: int) -> Report:
+            found = Report(exercise.id)
+            if answer.is_right:
+                _accepted(answer, run, found, drawn)
+            else:
+                _rejected(answer, run, found, drawn, secrets)
+            return found
+
         for drawn in range(seed, seed + flaky):
             if not tasks:
                 _reference(exercise, run, report, drawn)
             step()
-            for answer in chosen:
-                if answer.is_right:
-                    _accepted(answer, run, report, drawn)
-                else:
-                    _rejected(answer, run, report, drawn, secrets)
+            for found in pool.map(hold, chosen, repeat(drawn)):
+                report.problems += found.problems
                 step()
     except GraderError as error:
         report.add("course", str(error))
     finally:
-        kept.drop()
+        pool.shutdown(cancel_futures=True)
+        workers.drop()
     return report
 
 
@@ -160,7 +170,8 @@ class _Run:
     """Grades files of an exercise."""
 
     exercise: Exercise
-    backend: runner.Backend
+    workers: runner.KeptWorkers
+    backend: runner.Backend | None  # instead of them
 
     def __call__(
         self, files: Mapping[str, str], options: grading.Options, open_tasks: bool = True
@@ -170,13 +181,14 @@ class _Run:
         if not open_tasks:
             submission = replace(submission, open_tasks=())
         cpu: list[float] = []
-        attempt = grading.grade(
-            self.exercise,
-            submission,
-            options,
-            backend=self.backend,
-            on_cpu_seconds=cpu.append,
-        )
+        with self.workers.lent(self.exercise) as kept:
+            attempt = grading.grade(
+                self.exercise,
+                submission,
+                options,
+                backend=self.backend or kept,
+                on_cpu_seconds=cpu.append,
+            )
         return attempt, sum(cpu)
 
 
