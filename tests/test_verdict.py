@@ -166,7 +166,7 @@ def test_the_contract_with_pytest_json_report(fixture_exercise, kept, reference)
         checks=tuple(check.name for check in fixture_exercise.checks),
     )
     raw = runner.run(
-        lambda: kept.start(fixture_exercise, "cpu"), job, lambda e: None, lambda n, r: None
+        lambda on_cpu: kept.start(fixture_exercise, "cpu"), job, lambda e: None, lambda n, r: None
     )
     found = {test["metadata"]["check"]: test for test in raw.cases.values()}
 
