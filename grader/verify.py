@@ -100,9 +100,14 @@ def verify(
 
     # The longest first: a long one that starts last would run alone at the end.
     order = sorted(exercises, key=lambda exercise: -exercise.budget_seconds)
-    pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    jobs = jobs or os.cpu_count() or 1
+    # Few exercises leave processors over: their answers are shared out.
+    each = max(1, jobs // max(1, len(order)))
+    pool = ThreadPoolExecutor(jobs)
     try:
-        found = {e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend) for e in order}
+        found = {
+            e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend, each) for e in order
+        }
         return [found[exercise.id].result() for exercise in exercises]
     finally:  # Ctrl-C waits for the answers that are being graded, and for no other
         over.set()

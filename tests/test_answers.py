@@ -199,6 +199,20 @@ def test_verify_prints_a_table_and_json(course, capsys):
     assert json.loads(capsys.readouterr().out)["exercises"][0]["rejected"] == 3
 
 
+def test_processors_that_are_left_over_share_out_the_answers(exercise, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+
+    def meets(answer, *rest):
+        together.wait()  # breaks unless two answers are held at once
+
+    monkeypatch.setattr(verify, "_accepted", meets)
+    monkeypatch.setattr(verify, "_rejected", meets)
+    two = answers.read(exercise)[:2]
+    monkeypatch.setattr(verify, "declarations", lambda *given: two)
+    (report,) = verify.verify([exercise], jobs=2, tasks=[answer.task for answer in two])
+    assert not report.problems
+
+
 def test_verify_knows_the_names_of_tasks(course):
     assert run(course, "verify", "day01", "--task", "triple") == 0
     with pytest.raises(UsageError, match=r"no task is named tripel; there are .*triple"):
