@@ -86,7 +86,7 @@ def verify(
         seed: the first of them; the others follow it.
         tasks: only the answers to these tasks; all of them if empty.
         on_step: called after each answer with the exercise's id, how many are done, of how many.
-        backend: starts the worker of each answer; one worker is kept an exercise if None.
+        backend: starts the worker of each answer; workers are kept for many if None.
 
     Returns:
         One report an exercise, in their order.

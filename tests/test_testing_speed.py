@@ -345,8 +345,8 @@ def their_alarm() -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one, no process is forked for a second round."""
+def second_rounds_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no accelerator, whose threads no forked child survives."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
@@ -570,7 +570,7 @@ def test_the_sentence_takes_a_subject_and_a_limit_below_one(
     assert str(failed).endswith("at most 0.05 times is allowed")
 
 
-@pytest.mark.usefixtures("without_accelerator")
+@pytest.mark.usefixtures("second_rounds_fork")
 def test_a_fail_that_a_second_round_does_not_confirm_is_unsure(
     bench: Bench, record: _record.Record
 ) -> None:
@@ -586,7 +586,7 @@ def test_a_fail_that_a_second_round_does_not_confirm_is_unsure(
     )
 
 
-@pytest.mark.usefixtures("without_accelerator")
+@pytest.mark.usefixtures("second_rounds_fork")
 def test_an_unsure_round_is_played_once_more(bench: Bench, record: _record.Record) -> None:
     here = os.getpid()
     assert_speed(
@@ -770,7 +770,7 @@ def test_an_exception_of_the_learners_code_is_its_own(bench: Bench, record: _rec
         assert_speed(broken, bench.model(), make, limit=2.0)
 
 
-@pytest.mark.usefixtures("without_accelerator")
+@pytest.mark.usefixtures("second_rounds_fork")
 @pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: 1 // 0], ids=["exits", "raises"])
 def test_a_second_round_whose_process_ends_is_played_here(
     bench: Bench, record: _record.Record, end: Callable[[], object]
@@ -795,7 +795,7 @@ def test_with_an_accelerator_the_second_round_is_played_in_this_process(
     assert bench.calls.count("candidate") == 2 * 9
 
 
-@pytest.mark.usefixtures("without_accelerator")
+@pytest.mark.usefixtures("second_rounds_fork")
 def test_the_second_round_is_played_in_a_process_of_its_own(
     bench: Bench, record: _record.Record
 ) -> None:

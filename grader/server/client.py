@@ -31,7 +31,7 @@ _VERIFY = ["author", "verify"]
 
 
 def can_ask(argv: list[str]) -> bool:
-    """Whether the words are something that a server can answer: ids, and options it knows."""
+    """Whether a server can answer: ids and options it knows, the roadmap, verifying."""
     if sys.platform not in ("linux", "darwin") or os.environ.get("GRADE_NO_SERVER"):
         return False
     if argv[:2] == _VERIFY:

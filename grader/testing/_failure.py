@@ -121,10 +121,8 @@ def smallest(run: Callable[[Any], object], cases: Iterable[Any]) -> None:
         except CheckFailed as failure:
             if failure.minimal is None:
                 failure.minimal = code(case)
-            if (
-                failure.id in ("value.close", "value.equal")
-                and (named := _named(run, left)) is not None
-            ):
+            named = _named(run, left) if failure.id in _NAMELESS else None
+            if named is not None:
                 raise named from None
             raise
         except Exception:
