@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TRAIN, TEST, ITEMS = 600, 500, 7
-EPOCHS, BATCH, LR = 15, 60, 0.08
+EPOCHS, BATCH, LR = 25, 60, 0.05
 
 
 def draw(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
