@@ -178,14 +178,13 @@ class _Space:
     now: Mapping[str, Any]  # its names, whenever one looks
     keys: tuple[str, ...]
     values: tuple[Any, ...]
-    size: int  # how many names it had; 0 for a module, where new names are nobody's theft
+    size: int  # how many names it had
+    is_class: bool  # in a module, new names are nobody's theft
 
 
 def _space(name: str, it: Any) -> _Space:
     now = vars(it)
-    names = {key: value for key, value in now.items() if key not in _LAZY}
-    size = len(now) if isinstance(it, type) else 0
-    return _Space(name, it, now, tuple(names), tuple(names.values()), size)
+    return _Space(name, it, now, tuple(now), tuple(now.values()), len(now), isinstance(it, type))
 
 
 def _comparer(
@@ -204,8 +203,13 @@ def _comparer(
     def compare() -> list[Finding]:
         found: list[Finding] = []
         for space in spaces:
-            is_same = every(over(same, over(space.now.get, space.keys), space.values))
-            if not is_same or (space.size and count(space.now) != space.size):
+            now = space.now
+            # Names keep their order, and new ones come last: no name has to be looked up.
+            is_same = every(over(same, now.values(), space.values)) and every(
+                over(same, now, space.keys)
+            )
+            more = count(now) - space.size
+            if not is_same or more < 0 or (more and space.is_class):
                 found += mend(space)
         if not every(over(same, over(code_of, functions), before)):
             for name, function, code in codes:
@@ -222,10 +226,10 @@ def _mend(space: _Space) -> list[Finding]:
     found = []
     for key, value in zip(space.keys, space.values, strict=True):
         now = space.now.get(key, _GONE)
-        if now is not value and not _is_dynamos(now, value):
+        if now is not value and key not in _LAZY and not _is_dynamos(now, value):
             setattr(space.it, key, value)
             found.append(Finding(f"replaces {space.name}.{key}"))
-    if space.size:
+    if space.is_class:
         for key in sorted(set(space.now) - set(space.keys) - _CACHES):
             if any(key in vars(base) for base in space.it.__mro__[1:]):
                 delattr(space.it, key)

@@ -256,7 +256,12 @@ def seed_everything(seed: int, name: str) -> None:
     random.seed(number)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(number)
-    torch.manual_seed(number)
+    if accelerator() is None:
+        # `torch.manual_seed` notes the stack for each kind of device that may still come, which
+        # takes as long as a small check.
+        torch.default_generator.manual_seed(number)
+    else:
+        torch.manual_seed(number)
 
 
 def _kind(item: pytest.Item) -> Kind:
