@@ -110,6 +110,8 @@ class Guard:
 
     file: str = ""  # the submission's, once it is loaded; "" switches the audit off
     findings: list[Finding] = field(default_factory=list)
+    # Functions whose code was assigned; before somebody listens, it could have been any.
+    _recoded: list[object] = field(default_factory=lambda: [None])
     _compare: Callable[[], list[Finding]] = list  # before the snapshot there is nothing to find
 
     def snapshot(self) -> None:
@@ -121,7 +123,7 @@ class Guard:
             for key, value in zip(space.keys, space.values, strict=True)
             if isinstance(value, FunctionType)
         ]
-        self._compare = _comparer(spaces, codes)
+        self._compare = _comparer(spaces, codes, self._recoded)
 
     def compare(self) -> list[Finding]:
         """Put back every name that was replaced and say which ones they were."""
@@ -145,9 +147,12 @@ class Guard:
     def watch(self) -> None:
         """Listen to the interpreter's audit events from now on; there is no way back."""
         getframe = sys._getframe
-        findings = self.findings
+        findings, recoded = self.findings, self._recoded
+        recoded.clear()
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
+            if event == "object.__setattr__" and args[1] == "__code__":
+                recoded.append(args[0])
             if not self.file:
                 return
             what = _EVENTS.get(event)
@@ -188,16 +193,16 @@ def _space(name: str, it: Any) -> _Space:
 
 
 def _comparer(
-    spaces: Sequence[_Space], codes: Sequence[tuple[str, FunctionType, CodeType]]
+    spaces: Sequence[_Space],
+    codes: Sequence[tuple[str, FunctionType, CodeType]],
+    recoded: list[object],
 ) -> Callable[[], list[Finding]]:
     """A function that puts back what was replaced; it looks up no name that could be replaced.
 
     Thousands of names are compared after every check, so the loop over them is the interpreter's.
+    Functions' codes are compared where one was assigned: to read one is an audit event, too.
     """
     every, over, same, count = all, map, operator.is_, len
-    functions = tuple(function for _, function, _ in codes)
-    before = tuple(code for _, _, code in codes)
-    code_of = operator.attrgetter("__code__")
     mend = _mend
 
     def compare() -> list[Finding]:
@@ -211,7 +216,7 @@ def _comparer(
             more = count(now) - space.size
             if not is_same or more < 0 or (more and space.is_class):
                 found += mend(space)
-        if not every(over(same, over(code_of, functions), before)):
+        if recoded:
             for name, function, code in codes:
                 if function.__code__ is not code:
                     function.__code__ = code
