@@ -68,6 +68,8 @@ class Course:
     """The whole roadmap: id -> title and Chinese title, days that are not written yet too."""
     origin: str = "solutions"
     """One of `ORIGINS`."""
+    reports_elsewhere: Path | None = None
+    """Where what grading writes goes, if not below the root."""
 
     @property
     def exercises_folder(self) -> Path:
@@ -82,7 +84,7 @@ class Course:
     @property
     def reports(self) -> Path:
         """What grading writes: the pages and the history."""
-        return self.root / "reports"
+        return self.reports_elsewhere or self.root / "reports"
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

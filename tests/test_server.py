@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from grader import course as courses
-from grader.server import client, place, start, warm
+from grader.history import History
+from grader.server import client, place, rehearsal, start, warm
 from tests.grading_server import PATIENCE, Server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the server is for Linux")
@@ -110,6 +111,25 @@ def test_two_clients_at_once_are_both_answered(server, reference):
         found = list(pool.map(lambda _: server.grade("day01"), range(4)))
 
     assert [code for code, _, _ in found] == [0, 0, 0, 0]
+
+
+def test_a_session_that_has_rehearsed_records_what_it_is_asked_alone(server, reference):
+    server.write(reference.replace(BODY, "return x * 3"))
+    server.grade("day01")
+    time.sleep(rehearsal.PAUSE + 1.0)
+    before = recorded(server)
+    server.write(reference)
+    code, out, _ = server.grade("day01")
+
+    assert code == 0
+    assert "3 of 3 checks pass" in out
+    assert recorded(server) == before + 1
+    assert list(Path(place.folder()).glob("*.rehearsal")) == []
+
+
+def recorded(server: Server) -> int:
+    with History.open(server.root / "reports/history.db") as history:
+        return len(history.attempts())
 
 
 def test_a_changed_suite_is_collected_anew(server, reference):

@@ -11,10 +11,11 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from grader import processes, runner
 from grader.model import Exercise
-from grader.server import client, place, warm
+from grader.server import client, place, rehearsal, warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ def serve(listener: socket.socket, control: int, root: str, is_stale: Callable[[
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # While it waits it ends with the base; once it has a client it sees that through.
     processes.die_with_parent()
+    if not rehearsal.is_called(listener, rehearsal.PAUSE):
+        folder = Path(f"{place.folder()}/{place.name(root)}.rehearsal")
+        rehearsal.rehearse(root, folder, lambda: rehearsal.is_called(listener))
     connection, _ = listener.accept()
     processes.outlive_parent()
     os.write(control, b"taken\n")
