@@ -272,8 +272,11 @@ def read(exercise: Exercise, path: Path, root: Path) -> source.Submission:
 def load(path: Path, display: str) -> Notebook | Fault:
     """The notebook in a file, or why there is none."""
     text = source.read_text(path, display, LARGEST)
-    if isinstance(text, Fault):
-        return text
+    return text if isinstance(text, Fault) else parse(text, display)
+
+
+def parse(text: str, display: str) -> Notebook | Fault:
+    """The notebook that a file's text is, or why it is none."""
     try:
         notebook = json.loads(text)
         if notebook["nbformat"] < 4:

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from grader import catalogue, learner, roadmap, screens, terminal
+from grader import catalogue, learner, notebook, roadmap, screens, terminal
 from grader.errors import GraderError
 from grader.history import History
 from grader.learner import Desk
-from grader.model import Exercise, Kind
+from grader.model import Exercise, Fault, Kind
 from grader.server import client
 from grader.terminal import safe
 
@@ -43,7 +43,7 @@ COARSE_SECONDS = 2.0
 """The coarsest clock of a file system: a file this young may have changed under the same time."""
 
 WRITING_SECONDS = 0.2
-"""How long a file may be empty because its editor has just emptied it to write it anew."""
+"""How long a file may be empty, or half a notebook, since its editor is writing it anew."""
 
 PATIENCE = 1.0
 """Seconds for a server that says nothing: to start cold takes longer than to wait."""
@@ -54,8 +54,19 @@ Wait = Callable[[float, Sequence[int]], str | None]
 """Waits so many seconds for a key, or until one of these descriptors has something to read."""
 
 
-def meaning(text: str) -> str:
-    """What a save has to change to be graded again: the program, not its comments or blanks."""
+def meaning(name: str, text: str) -> str | None:
+    """What a save has to change to be graded again: the program, not its comments or blanks.
+
+    Of a notebook, the cells that are graded, not what they have printed. None: it makes no sense
+    yet, since somebody is writing it.
+    """
+    if name.endswith(".ipynb"):
+        found = notebook.parse(text, name)
+        text = "" if isinstance(found, Fault) else notebook.module_of(found, name).text
+    if not text:
+        return None
+    if not name.endswith((".py", ".ipynb")):
+        return text
     try:
         return ast.dump(ast.parse(text))
     except (SyntaxError, ValueError, RecursionError):
@@ -251,7 +262,7 @@ class Watch:
     def _changed(self) -> bool:
         """Whether a file of the exercise means something else than when it was last looked at."""
         changed = False
-        for name in self.exercise.files:
+        for name in (*self.exercise.files, notebook.path_of(self.exercise).name):
             path = self.exercise.folder / name
             seen = self._seen.setdefault(name, _Seen())
             with contextlib.suppress(OSError):
@@ -261,10 +272,12 @@ class Watch:
                 if stamp == seen.stamp and not 0 <= age < COARSE_SECONDS:
                     continue
                 text = path.read_bytes().decode("utf-8", "replace")
-                if text == seen.text or (not text and 0 <= age < WRITING_SECONDS):
+                if text == seen.text:
+                    continue
+                now = meaning(name, text)
+                if now is None and 0 <= age < WRITING_SECONDS:
                     continue
                 seen.stamp, seen.text = stamp, text
-                now = meaning(text) if name.endswith(".py") else text
                 changed = changed or seen.meaning != now
                 seen.meaning = now
         return changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import select
 import shutil
@@ -12,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 
-from grader import watch
+from grader import notebook, watch
 from grader.history import History
 from grader.learner import Desk
 from grader.server import client, start
@@ -220,6 +222,42 @@ def test_a_file_that_its_editor_has_just_emptied_is_looked_at_again(watching, ex
     assert watching._changed()
 
 
+def test_a_notebook_is_watched_for_what_is_graded_of_it(watching, exercise, reference):
+    exercise.submission.write_text(reference, encoding="utf-8")
+    path = notebook.path_of(exercise)
+
+    def is_noticed(change: Callable[[notebook.Notebook], object]) -> bool:
+        made = notebook.of(exercise, reference, "")
+        change(made)
+        path.write_text(json.dumps(made), encoding="utf-8")
+        return watching._changed()
+
+    assert watching._changed()
+    assert is_noticed(lambda made: None)
+    assert not is_noticed(lambda made: [cell.update(outputs=[1]) for cell in made["cells"]])
+    assert not is_noticed(lambda made: made["cells"].append(cell_of("%time x = 1", "scratch")))
+    assert is_noticed(lambda made: made["cells"].append(cell_of("x = 1")))
+
+
+def test_half_a_notebook_is_looked_at_again(watching, exercise, reference):
+    path = notebook.path_of(exercise)
+    text = notebook.dumps(notebook.of(exercise, reference, ""))
+    path.write_text(text, encoding="utf-8")
+    assert watching._changed()
+    path.write_text(text[:200], encoding="utf-8")
+    assert not watching._changed()
+    path.write_text(text, encoding="utf-8")
+    assert not watching._changed()
+    path.write_text(text[:200], encoding="utf-8")
+    before = time.time() - 1
+    os.utime(path, (before, before))
+    assert watching._changed()
+
+
+def cell_of(text: str, *tags: str) -> dict[str, object]:
+    return {"cell_type": "code", "source": text, "metadata": {"tags": list(tags)}, "outputs": []}
+
+
 def test_a_save_of_the_same_time_and_size_is_noticed(watching, exercise):
     exercise.submission.write_text("x = 1\n", encoding="utf-8")
     assert watching._changed()
@@ -333,4 +371,4 @@ def test_a_server_that_steps_aside_leaves_the_run_to_a_process(watching):
     ],
 )
 def test_only_a_change_of_the_program_counts(one, other, same):
-    assert (watch.meaning(one) == watch.meaning(other)) is same
+    assert (watch.meaning("answer.py", one) == watch.meaning("answer.py", other)) is same
