@@ -259,13 +259,13 @@ def attempt_curve(passed: Sequence[int], counted: int, below: Sequence[str]) -> 
         below: what stands under each point, such as its time.
     """
     top = max(counted, *passed, 1)
-    y = Scale(0, top, 76, 14)
+    y = Scale(0, top, 78, 18)
     n = len(passed)
     x = Scale(0, max(n - 1, 1), 22, 224) if n > 1 else Scale(0, 1, 123, 123)
     places = [(x.at(i), y.at(count)) for i, count in enumerate(passed)]
     shapes: list[Shape] = [
-        Path("M4 12H256", "dashes"),
-        Label(256, 9, f"of {counted}", "tick", "end"),
+        Path("M4 16H256", "dashes"),
+        Label(256, 11, f"of {counted}", "tick", "end"),
         Path(line(places), "step"),
     ]
     # Every number would overlap its neighbour once there are many attempts.
@@ -274,8 +274,8 @@ def attempt_curve(passed: Sequence[int], counted: int, below: Sequence[str]) -> 
         is_last = i == n - 1
         shapes.append(Dot(px, py, 5.5 if is_last else 4, "here" if is_last else "point"))
         if is_last or (i % stride == 0 and n - 1 - i >= stride):
-            above = py - 10 if py > 36 else py + 20  # not into the words of the dashed line
+            above = py - 10 if py > 40 else py + 20  # not into the words of the dashed line
             shapes.append(Label(px, above, str(passed[i]), "v strong", "middle"))
-            shapes.append(Label(px, 94, below[i], "tick", "middle"))
+            shapes.append(Label(px, 98, below[i], "tick", "middle"))
     sentence = f"Checks passed per attempt: {', '.join(str(p) for p in passed)}; {counted} count."
-    return Drawing(260, 98, tuple(shapes), "Checks passed per attempt", sentence)
+    return Drawing(260, 102, tuple(shapes), "Checks passed per attempt", sentence)
