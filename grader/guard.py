@@ -13,8 +13,8 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from types import CellType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 _PLAIN = (
     "builtins",  # first: mending the others calls them
@@ -78,6 +78,12 @@ _LAZY = frozenset({"__warningregistry__", "__builtins__", "_"})
 # Python keeps these on a class at first use: pickling the first, looking at annotations the others.
 _CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
 
+# What makes a function or a class what it is, beside the names in it. Assigning it is refused.
+_OF_FUNCTIONS = frozenset({"__code__", "__defaults__", "__kwdefaults__"})
+_OF_OTHERS = frozenset({"__class__", "__bases__"})
+# Whose tables and closures nobody has to change.
+_SETTLED = ("grader", "torch.testing", "torch.autograd.gradcheck")
+
 _EVENTS = {
     "sys._getframe": "reads the frames of its caller (sys._getframe)",
     "sys._current_frames": "reads the frames of other code (sys._current_frames)",
@@ -110,20 +116,14 @@ class Guard:
 
     file: str = ""  # the submission's, once it is loaded; "" switches the audit off
     findings: list[Finding] = field(default_factory=list)
-    # Functions whose code was assigned; before somebody listens, it could have been any.
-    _recoded: list[object] = field(default_factory=lambda: [None])
     _compare: Callable[[], list[Finding]] = list  # before the snapshot there is nothing to find
+    _is_judge: Callable[[Any], bool] = bool
 
     def snapshot(self) -> None:
         """Remember the identity of every public name that judges or measures."""
         spaces = [_space(name, space) for name, space in _spaces()]
-        codes = [
-            (f"{space.name}.{key}", value, value.__code__)
-            for space in spaces
-            for key, value in zip(space.keys, space.values, strict=True)
-            if isinstance(value, FunctionType)
-        ]
-        self._compare = _comparer(spaces, codes, self._recoded)
+        self._compare = _comparer(spaces, list(_tables(spaces)), list(_cells(spaces)))
+        self._is_judge = _judges(spaces)
 
     def compare(self) -> list[Finding]:
         """Put back every name that was replaced and say which ones they were."""
@@ -147,19 +147,24 @@ class Guard:
     def watch(self) -> None:
         """Listen to the interpreter's audit events from now on; there is no way back."""
         getframe = sys._getframe
-        findings, recoded = self.findings, self._recoded
-        recoded.clear()
+        findings, is_judge = self.findings, self._is_judge
+        insides = _OF_FUNCTIONS | _OF_OTHERS
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
-            if event == "object.__setattr__" and args[1] == "__code__":
-                recoded.append(args[0])
+            if event == "object.__setattr__" and args[1] in insides and is_judge(args[0]):
+                what = f"replaces {args[1]} of {getattr(args[0], '__name__', args[0])}"
+                findings.append(Finding(what))
+                raise PermissionError(f"a submission that {what} is not judged")
             if not self.file:
                 return
-            what = _EVENTS.get(event)
-            if what is None:
-                if event != "object.__getattr__" or args[1] not in _ATTRIBUTES:
-                    return
-                what = f"reads the frames of its caller ({args[1]})"
+            what = _EVENTS.get(event, "")
+            if event == "object.__getattr__":
+                if args[1] in _ATTRIBUTES:
+                    what = f"reads the frames of its caller ({args[1]})"
+                elif args[1] == "__kwdefaults__" and is_judge(args[0]):
+                    what = f"replaces defaults of {args[0].__name__}"
+            if not what:
+                return
             file, self.file = self.file, ""  # our own reading of frames is no finding
             try:
                 line = _line_in(getframe(1), file)
@@ -187,23 +192,63 @@ class _Space:
     is_class: bool  # in a module, new names are nobody's theft
 
 
+class _Cell(NamedTuple):
+    """What a function closes over, as it was."""
+
+    name: str  # of the function
+    it: CellType
+    content: Any
+
+
 def _space(name: str, it: Any) -> _Space:
     now = vars(it)
     return _Space(name, it, now, tuple(now), tuple(now.values()), len(now), isinstance(it, type))
 
 
+def _judges(spaces: Sequence[_Space]) -> Callable[[Any], bool]:
+    """A function that knows the spaces, and every function that was defined in one."""
+    identity, kind, function = id, type, FunctionType
+    ids = {id(space.it) for space in spaces}
+    # Which module a function belongs to can't be changed, and reading it is no audit event.
+    for space in spaces:
+        ids |= {id(value.__globals__) for value in space.values if type(value) is function}
+    return lambda it: identity(it.__globals__ if kind(it) is function else it) in ids
+
+
+def _tables(spaces: Sequence[_Space]) -> Iterator[_Space]:
+    """The dictionaries in settled modules and classes: tolerances, say."""
+    for space in spaces:
+        for key, value in zip(space.keys, space.values, strict=True):
+            if space.name.startswith(_SETTLED) and type(value) is dict and key[:2] != "__":
+                keys, values = tuple(value), tuple(value.values())
+                name = f"{space.name}.{key}"
+                yield _Space(name, value, value, keys, values, len(value), is_class=False)
+
+
+def _cells(spaces: Sequence[_Space]) -> Iterator[_Cell]:
+    """What the closures of settled functions hold: the function that a decorator wraps, say."""
+    for space in spaces:
+        for key, value in zip(space.keys, space.values, strict=True):
+            if isinstance(value, FunctionType) and value.__module__.startswith(_SETTLED):
+                for cell in value.__closure__ or ():
+                    yield _Cell(f"{space.name}.{key}", cell, cell.cell_contents)
+
+
 def _comparer(
-    spaces: Sequence[_Space],
-    codes: Sequence[tuple[str, FunctionType, CodeType]],
-    recoded: list[object],
+    spaces: Sequence[_Space], tables: Sequence[_Space], closures: Sequence[_Cell]
 ) -> Callable[[], list[Finding]]:
     """A function that puts back what was replaced; it looks up no name that could be replaced.
 
     Thousands of names are compared after every check, so the loop over them is the interpreter's.
-    Functions' codes are compared where one was assigned: to read one is an audit event, too.
     """
     every, over, same, count = all, map, operator.is_, len
-    mend = _mend
+    cells = tuple(cell.it for cell in closures)
+    contents = tuple(cell.content for cell in closures)
+    content_of, emptied = operator.attrgetter("cell_contents"), ValueError
+    loaded = sys.modules
+    modules = {space.name: space.it for space in spaces if isinstance(space.it, ModuleType)}
+    names, values = tuple(modules), tuple(modules.values())
+    mend, refill, reclose, reload = _mend, _refill, _reclose, _reload
 
     def compare() -> list[Finding]:
         found: list[Finding] = []
@@ -216,14 +261,55 @@ def _comparer(
             more = count(now) - space.size
             if not is_same or more < 0 or (more and space.is_class):
                 found += mend(space)
-        if recoded:
-            for name, function, code in codes:
-                if function.__code__ is not code:
-                    function.__code__ = code
-                    found.append(Finding(f"replaces the code of {name}"))
+        for table in tables:
+            now = table.now
+            is_same = every(over(same, now.values(), table.values)) and every(
+                over(same, now, table.keys)
+            )
+            if not is_same or count(now) != table.size:
+                found += refill(table)
+        try:
+            is_same = every(over(same, over(content_of, cells), contents))
+        except emptied:
+            is_same = False
+        if not is_same:
+            found += reclose(closures)
+        if not every(over(same, over(loaded.get, names), values)):
+            found += reload(modules)
         return found
 
     return compare
+
+
+def _refill(table: _Space) -> list[Finding]:
+    """Put back what a dictionary held."""
+    table.it.clear()
+    table.it.update(zip(table.keys, table.values, strict=True))
+    return [Finding(f"replaces entries of {table.name}")]
+
+
+def _reclose(closures: Sequence[_Cell]) -> list[Finding]:
+    """Put back what functions closed over."""
+    found = []
+    for name, cell, content in closures:
+        try:
+            is_same = cell.cell_contents is content
+        except ValueError:  # emptied
+            is_same = False
+        if not is_same:
+            cell.cell_contents = content
+            found.append(Finding(f"replaces what {name} closes over"))
+    return found
+
+
+def _reload(modules: Mapping[str, ModuleType]) -> list[Finding]:
+    """Put back what `import` finds."""
+    found = []
+    for name, module in modules.items():
+        if sys.modules.get(name) is not module:
+            sys.modules[name] = module
+            found.append(Finding(f"replaces the module {name}"))
+    return found
 
 
 def _mend(space: _Space) -> list[Finding]:

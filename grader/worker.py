@@ -275,7 +275,9 @@ class Server:
                 run.modules[source.file] = loading.load(source)
             if found := take():
                 raise plugin.tampered(found, source)
-        except BaseException as error:
+        except BaseException as raised:
+            # What was refused has raised, too.
+            error = plugin.tampered(found, source) if (found := take()) else raised
             output, truncated = capture.take()
             self._events.send(
                 "unloadable",

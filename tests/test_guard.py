@@ -37,6 +37,23 @@ PATCHES = [
     "import grader.guard as g; g._comparer = lambda *a: list",
     "import grader.guard as g; g._mend = lambda space: []; g._EVENTS.clear; g._EVENTS = {}",
     "import operator; operator.is_ = lambda a, b: True",
+    "import grader.testing as t; t.assert_close.__code__ = (lambda *a, **k: None).__code__",
+    "import grader.testing as t; t.assert_close.__kwdefaults__ = {'atol': 9.0, 'rtol': 9.0}",
+    "import grader.testing as t; t.assert_close.__kwdefaults__.update(atol=9.0, rtol=9.0)",
+    "import grader.testing as t; t.expect.__defaults__ = (1,)",
+    "import grader.testing._values as v\n"
+    "v._TOLERANCES.update(dict.fromkeys(v._TOLERANCES, (9.0, 9.0)))",
+    "import torch.testing._comparison as c; c._DTYPE_PRECISIONS.clear()",
+    "import grader.plugin as p; p._limited.__closure__[0].cell_contents = print",
+    "import grader.plugin as p; del p._limited.__closure__[0].cell_contents",
+    "import grader.model as m; m.Status.earns.fget.__code__ = (lambda self: True).__code__",
+    "import grader.model as m; m.Status._value2member_map_['failed'] = m.Status.PASSED",
+    "import torch, types; f = property(lambda s: lambda a, b: True)\n"
+    "torch.__class__ = type('T', (types.ModuleType,), {'equal': f})",
+    "import _pytest.reports as r; r.TestReport.__bases__ = (type('B', (r.BaseReport,), {}),)",
+    "import sys, types; sys.modules['torch'] = types.ModuleType('torch')",
+    "import builtins, torch; builtins.id = lambda x: 0\n"
+    "torch.norm.__code__ = (lambda *a, **k: None).__code__",
 ]
 
 LOOKS = [
@@ -66,12 +83,14 @@ def test_replacing_what_judges_at_import_earns_nothing(grade, reference, line):
     assert "replaces" in attempt.fault.text
 
 
-@pytest.mark.parametrize("line", PATCHES[:9])
+@pytest.mark.parametrize("line", PATCHES)
 def test_replacing_what_judges_during_a_check_earns_nothing(grade, reference, line):
-    attempt = grade(reference.replace(BODY, f"{line}\n    return x"))
+    within = line.replace("\n", "\n    ")
+    attempt = grade(reference.replace(BODY, f"{within}\n    return x"))
 
     assert attempt.score.earned == 0
     assert attempt.outcomes[0].status is Status.FAILED
+    assert "replaces" in attempt.outcomes[0].message.text
 
 
 @pytest.mark.parametrize("line", LOOKS)

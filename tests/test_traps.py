@@ -39,6 +39,32 @@ def test_an_endless_loop_is_stopped_and_the_other_checks_still_run(grade, refere
     assert attempt.score.earned == 50
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pytest; pytest.skip('easy')",
+        "from grader.plugin import NeedsHardware; raise NeedsHardware('easy')",
+        "import pytest; raise pytest.skip.Exception('easy', allow_module_level=True)",
+    ],
+)
+def test_a_check_that_an_answer_skips_is_not_left_out(grade, reference, line):
+    attempt = grade(reference.replace(BODY, line).replace("double(x) + x", "x * 3"))
+    found = outcomes(attempt)
+
+    assert found["1.1"].status is Status.ERROR
+    assert found["1.1"].lines[-1].text.strip() == line
+    assert attempt.verdict is Verdict.FAILED
+    assert attempt.score.skipped == 0
+
+
+def test_a_skip_without_a_line_of_the_answer_is_a_failure_too(grade, reference):
+    skips = "import functools, pytest\ndouble = functools.partial(pytest.skip, reason='easy')\n"
+    attempt = grade(f"{reference}\n{skips}".replace("double(x) + x", "x * 3"))
+
+    assert outcomes(attempt)["1.1"].status is Status.FAILED
+    assert attempt.verdict is Verdict.FAILED
+
+
 def test_a_loop_that_swallows_every_exception_is_stopped_too(grade, reference):
     loop = (
         "while True:\n        try:\n            while True: pass\n"
