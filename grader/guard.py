@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -36,7 +36,14 @@ _PLAIN = (
     "json",
     "signal",
     "operator",
+    "itertools",
+    "functools",
+    "contextlib",
+    "copy",
+    "re",
+    "types",
     "random",
+    "numpy",
     "inspect",
     "pytest",
     "_pytest.runner",
@@ -54,6 +61,7 @@ _CLASSES = (
     "torch.nn.Module",
     "torch.nn.Parameter",
     "torch.autograd.Function",
+    "torch.utils._device.DeviceContext",
     "_pytest.runner.CallInfo",
     "_pytest.reports.TestReport",
     "_pytest.python.Function",
@@ -74,7 +82,8 @@ _JUDGES = frozenset(
     }
 )
 # `torch.cuda` and friends fill themselves in on first use; a name that is new is nobody's theft.
-_LAZY = frozenset({"__warningregistry__", "__builtins__", "_"})
+# `torch.Storage` follows the default dtype.
+_LAZY = frozenset({"__warningregistry__", "__builtins__", "_", "Storage"})
 # Python keeps these on a class at first use: pickling the first, looking at annotations the others.
 _CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"})
 
@@ -119,10 +128,16 @@ class Guard:
     _compare: Callable[[], list[Finding]] = list  # before the snapshot there is nothing to find
     _is_judge: Callable[[Any], bool] = bool
 
-    def snapshot(self) -> None:
-        """Remember the identity of every public name that judges or measures."""
-        spaces = [_space(name, space) for name, space in _spaces()]
-        self._compare = _comparer(spaces, list(_tables(spaces)), list(_cells(spaces)))
+    def snapshot(self, suites: Iterable[ModuleType] = ()) -> None:
+        """Remember the identity of every public name that judges or measures.
+
+        Args:
+            suites: modules that judge besides those of the engine and its libraries.
+        """
+        computes = _computing()
+        spaces = [_space(name, space) for name, space in _spaces(suites)]
+        compare = _comparer(spaces, list(_tables(spaces)), list(_cells(spaces)))
+        self._compare = lambda: [*computes(), *compare()]
         self._is_judge = _judges(spaces)
 
     def compare(self) -> list[Finding]:
@@ -246,7 +261,11 @@ def _comparer(
     contents = tuple(cell.content for cell in closures)
     content_of, emptied = operator.attrgetter("cell_contents"), ValueError
     loaded = sys.modules
-    modules = {space.name: space.it for space in spaces if isinstance(space.it, ModuleType)}
+    modules = {
+        space.name: space.it
+        for space in spaces
+        if isinstance(space.it, ModuleType) and loaded.get(space.name) is space.it
+    }
     names, values = tuple(modules), tuple(modules.values())
     mend, refill, reclose, reload = _mend, _refill, _reclose, _reload
 
@@ -279,6 +298,54 @@ def _comparer(
         return found
 
     return compare
+
+
+def _computing() -> Callable[[], list[Finding]]:
+    """A function that says whether torch still compares as it did.
+
+    A mode that is entered and never left changes no name, nor does an operator's other kernel.
+    """
+    import torch
+    from torch.utils._device import DeviceContext  # `torch.set_default_device` enters it
+
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])
+    equal, allclose, count, kind, flip = torch.equal, torch.allclose, len, type, reversed
+    pop_dispatch = torch._C._pop_torch_dispatch_stack
+    stacks = (
+        (torch._C._len_torch_function_stack, torch._C._pop_torch_function_stack),
+        (torch._C._len_torch_dispatch_stack, lambda: pop_dispatch(None)),
+    )
+    push = torch._C._push_on_torch_function_stack
+    depths = [depth() for depth, _ in stacks]
+
+    def left_on() -> list[Finding]:
+        modes = []
+        for (depth, pop), before in zip(stacks, depths, strict=True):
+            while depth() > before:
+                modes.append(pop())
+        for mode in flip(modes):
+            if kind(mode) is DeviceContext:
+                push(mode)
+        names = [kind(mode).__name__ for mode in modes if kind(mode) is not DeviceContext]
+        if not count(names):
+            return []
+        return [Finding(f"leaves a mode of torch on ({names[0]}), where `with` would leave it")]
+
+    def computes() -> list[Finding]:
+        found = left_on()
+        try:
+            is_right = (
+                equal(one, one) is True
+                and equal(one, other) is False
+                and allclose(one, other) is False
+                and (one == other).tolist() == [True, False]
+                and (one - other).abs().max().item() == 2.0
+            )
+        except Exception:
+            is_right = False
+        return found if is_right else [*found, Finding("replaces what torch computes")]
+
+    return computes
 
 
 def _refill(table: _Space) -> list[Finding]:
@@ -354,7 +421,7 @@ def _line_in(frame: Any, file: str) -> int | None:
     return None
 
 
-def _spaces() -> Iterator[tuple[str, Any]]:
+def _spaces(suites: Iterable[ModuleType]) -> Iterator[tuple[str, Any]]:
     for name in _PLAIN:
         if isinstance(module := sys.modules.get(name), ModuleType):
             yield name, module
@@ -363,9 +430,13 @@ def _spaces() -> Iterator[tuple[str, Any]]:
         space = getattr(sys.modules.get(module_name), name, None)
         if space is not None:
             yield path, space
-    for name, module in sorted(sys.modules.items()):
-        if name in _JUDGES or name.startswith("grader.testing"):
-            yield name, module
-            for key, value in sorted(vars(module).items()):
-                if isinstance(value, type) and value.__module__ == name:
-                    yield f"{name}.{key}", value
+    rooms = [
+        (name, module)
+        for name, module in sorted(sys.modules.items())
+        if name in _JUDGES or name.startswith("grader.testing")
+    ]
+    for name, module in (*rooms, *((suite.__name__, suite) for suite in suites)):
+        yield name, module
+        for key, value in sorted(vars(module).items()):
+            if isinstance(value, type) and value.__module__ == name:
+                yield f"{name}.{key}", value

@@ -249,6 +249,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seed_everything(session.seed, name + case_id(item))
 
 
+def suites(session: pytest.Session) -> list[ModuleType]:
+    """The modules that the collected checks are written in."""
+    return list(dict.fromkeys(item.module for item in session.items))  # type: ignore[attr-defined]
+
+
 def _lacking(item: pytest.Item, text: str) -> NeedsHardware:
     """The one way to leave a check out of the total: whatever else skips is a failure."""
     item.stash[_LACKING] = NeedsHardware(text)

@@ -177,7 +177,7 @@ class Server:
             self._events.send("broken", faults=self._faults)
             return True
         self._events.send("ready", **self.announcement(session))
-        self._guard.snapshot()
+        self._guard.snapshot(plugin.suites(session))
         for request in requests() if self._wanted is None else self._wanted:
             if not self._forks:
                 self._events.send("forked", pid=os.getpid())

@@ -54,7 +54,19 @@ PATCHES = [
     "import sys, types; sys.modules['torch'] = types.ModuleType('torch')",
     "import builtins, torch; builtins.id = lambda x: 0\n"
     "torch.norm.__code__ = (lambda *a, **k: None).__code__",
+    "import sys; sys.modules['test_scaling'].fail = lambda *a, **k: None",
+    "import sys; sys.modules['test_scaling'].TestDouble.test_doubles = lambda *a, **k: None",
+    "import sys; sys.modules['test_scaling'].fail.__code__ = (lambda *a, **k: None).__code__",
+    "import itertools; itertools.product = lambda *a, **k: iter(())",
+    "import numpy; numpy.allclose = lambda *a, **k: True",
+    "import torch; global L; L = torch.library.Library('aten', 'IMPL')\n"
+    "L.impl('equal', lambda a, b: True, 'CPU')",
 ]
+
+MODES = {
+    "torch.overrides.TorchFunctionMode": "__torch_function__",
+    "torch.utils._python_dispatch.TorchDispatchMode": "__torch_dispatch__",
+}
 
 LOOKS = [
     "import sys; sys._getframe(1)",
@@ -91,6 +103,39 @@ def test_replacing_what_judges_during_a_check_earns_nothing(grade, reference, li
     assert attempt.score.earned == 0
     assert attempt.outcomes[0].status is Status.FAILED
     assert "replaces" in attempt.outcomes[0].message.text
+
+
+@pytest.mark.parametrize(("kind", "method"), MODES.items())
+def test_a_mode_that_is_never_left_earns_nothing_and_is_named(grade, reference, kind, method):
+    mode = (
+        "import torch.overrides, torch.utils._python_dispatch\n"
+        f"class Lenient({kind}):\n"
+        f"    def {method}(self, function, types, args=(), kwargs=None):\n"
+        "        return 'equal' in str(function) or function(*args, **(kwargs or {}))\n"
+    )
+    wrong = reference.replace(BODY, "return x").replace("double(x) + x", "x")
+    imported = grade(f"{wrong}\n{mode}Lenient().__enter__()\n")
+    during = grade(f"{mode}{wrong.replace('return x', 'Lenient().__enter__(); return x', 1)}")
+
+    assert imported.fault is not None
+    assert "leaves a mode of torch on (Lenient)" in imported.fault.text
+    assert during.score.earned == 0
+    assert "leaves a mode of torch on (Lenient)" in during.outcomes[0].message.text
+
+
+def test_a_mode_that_is_left_again_is_no_finding(grade, reference):
+    mode = (
+        "import torch\nfrom torch.overrides import TorchFunctionMode\n"
+        "class Counting(TorchFunctionMode):\n"
+        "    def __torch_function__(self, function, types, args=(), kwargs=None):\n"
+        "        return function(*args, **(kwargs or {}))\n"
+        "torch.set_default_device('cpu')\ntorch.set_default_dtype(torch.float64)\n"
+    )
+    within = "with Counting():\n        return (x * 2).to(x)"
+    attempt = grade(f"{mode}{reference.replace(BODY, within)}")
+
+    assert attempt.fault is None
+    assert attempt.verdict is Verdict.PASSED
 
 
 @pytest.mark.parametrize("line", LOOKS)

@@ -53,7 +53,7 @@ class Zygote(worker.Server):
             self._refuse()
             return True
         announcement = self.announcement(session) | {"backend": "fork"}
-        self._guard.snapshot()
+        self._guard.snapshot(plugin.suites(session))
         gc.collect()
         gc.freeze()
         self._listener.listen(64)
