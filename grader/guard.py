@@ -61,6 +61,7 @@ _CLASSES = (
     "torch.nn.Module",
     "torch.nn.Parameter",
     "torch.autograd.Function",
+    "torch.optim.Optimizer",
     "torch.utils._device.DeviceContext",
     "_pytest.runner.CallInfo",
     "_pytest.reports.TestReport",
@@ -384,29 +385,33 @@ def _mend(space: _Space) -> list[Finding]:
     found = []
     for key, value in zip(space.keys, space.values, strict=True):
         now = space.now.get(key, _GONE)
-        if now is not value and key not in _LAZY and not _is_dynamos(now, value):
+        if now is not value and key not in _LAZY and not _is_torchs(now, value):
             setattr(space.it, key, value)
             found.append(Finding(f"replaces {space.name}.{key}"))
     if space.is_class:
         for key in sorted(set(space.now) - set(space.keys) - _CACHES):
-            if any(key in vars(base) for base in space.it.__mro__[1:]):
+            inherited = [vars(base)[key] for base in space.it.__mro__[1:] if key in vars(base)]
+            if inherited and not _is_torchs(space.now[key], inherited[0]):
                 delattr(space.it, key)
                 found.append(Finding(f"replaces {space.name}.{key}"))
     return found
 
 
-def _is_dynamos(new: Any, value: Any) -> bool:
-    """Whether `new` is the wrapper that torch itself puts round a function of its own.
+def _is_torchs(new: Any, value: Any) -> bool:
+    """Whether `new` is the wrapper that torch itself puts round a function.
 
     At its first import, by an optimizer's first step or by a division on the meta device,
-    `torch._dynamo` wraps `torch.manual_seed`.
+    `torch._dynamo` wraps `torch.manual_seed`; the first optimizer of a class wraps its `step`.
     """
-    compiler = sys.modules.get("torch._compile")
-    if compiler is None or not isinstance(new, FunctionType) or not callable(value):
+    compiler, optim = sys.modules.get("torch._compile"), sys.modules.get("torch.optim")
+    if compiler is None or optim is None:
         return False
-    wrapper = compiler._disable_dynamo(value)
+    if not isinstance(new, FunctionType) or not callable(value):
+        return False
+    wrappers = (compiler._disable_dynamo, optim.Optimizer.profile_hook_step)
+    codes = [wrap(value).__code__ for wrap in wrappers]
     cells = [cell.cell_contents for cell in new.__closure__ or ()]
-    return new.__code__ is wrapper.__code__ and any(cell is value for cell in cells)
+    return new.__code__ in codes and any(cell is value for cell in cells)
 
 
 def _line_in(frame: Any, file: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -234,6 +235,22 @@ def test_what_torch_wraps_when_dynamo_is_imported_is_nobodys_theft():
         torch.manual_seed = before
 
     assert found == []
+
+
+@pytest.mark.parametrize("method", ["", "    def step(self): super().step()\n"])
+def test_what_torch_wraps_when_an_optimizer_is_made_is_nobodys_theft(method):
+    suite = ModuleType("suite_of_steps")
+    base = "import torch\nclass Recording(torch.optim.SGD):\n    'Steps.'\n"
+    exec(base + method, suite.__dict__)
+    guard = Guard()
+    guard.snapshot([suite])
+    suite.Recording([torch.zeros(1, requires_grad=True)])
+    assert guard.compare() == []
+
+    suite.Recording.step = lambda self: None
+    (found,) = guard.compare()
+    assert found.text == "replaces suite_of_steps.Recording.step"
+    assert suite.Recording.step is not None
 
 
 def test_a_wrapper_round_another_function_is_a_replacement():
