@@ -9,6 +9,7 @@ and a sandbox of its own.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ _CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"
 # What makes a function or a class what it is, beside the names in it. Assigning it is refused.
 _OF_FUNCTIONS = frozenset({"__code__", "__defaults__", "__kwdefaults__"})
 _OF_OTHERS = frozenset({"__class__", "__bases__"})
+_ENGINE = ("grader.", "torch.", "_pytest.", "pytest_jsonreport.")
 # Whose tables and closures nobody has to change.
 _SETTLED = ("grader", "torch.testing", "torch.autograd.gradcheck")
 
@@ -204,7 +206,6 @@ class _Space:
     now: Mapping[str, Any]  # its names, whenever one looks
     keys: tuple[str, ...]
     values: tuple[Any, ...]
-    size: int  # how many names it had
     is_class: bool  # in a module, new names are nobody's theft
 
 
@@ -218,7 +219,7 @@ class _Cell(NamedTuple):
 
 def _space(name: str, it: Any) -> _Space:
     now = vars(it)
-    return _Space(name, it, now, tuple(now), tuple(now.values()), len(now), isinstance(it, type))
+    return _Space(name, it, now, tuple(now), tuple(now.values()), isinstance(it, type))
 
 
 def _judges(spaces: Sequence[_Space]) -> Callable[[Any], bool]:
@@ -238,7 +239,7 @@ def _tables(spaces: Sequence[_Space]) -> Iterator[_Space]:
             if space.name.startswith(_SETTLED) and type(value) is dict and key[:2] != "__":
                 keys, values = tuple(value), tuple(value.values())
                 name = f"{space.name}.{key}"
-                yield _Space(name, value, value, keys, values, len(value), is_class=False)
+                yield _Space(name, value, value, keys, values, is_class=False)
 
 
 def _cells(spaces: Sequence[_Space]) -> Iterator[_Cell]:
@@ -257,44 +258,51 @@ def _comparer(
 
     Thousands of names are compared after every check, so the loop over them is the interpreter's.
     """
-    every, over, same, count = all, map, operator.is_, len
+    every, over, same, count, whole = all, map, operator.is_, len, tuple
+    each, backwards, last = itertools.chain.from_iterable, reversed, next
+    values_of = operator.methodcaller("values")
+    content_of, emptied = operator.attrgetter("cell_contents"), ValueError
+    nows: list[Any] = [space.now for space in (*spaces, *tables) if space.now]
     cells = tuple(cell.it for cell in closures)
     contents = tuple(cell.content for cell in closures)
-    content_of, emptied = operator.attrgetter("cell_contents"), ValueError
     loaded = sys.modules
     modules = {
         space.name: space.it
         for space in spaces
         if isinstance(space.it, ModuleType) and loaded.get(space.name) is space.it
     }
-    names, values = tuple(modules), tuple(modules.values())
+    names, places = tuple(modules), tuple(modules.values())
     mend, refill, reclose, reload = _mend, _refill, _reclose, _reload
 
+    # Names keep their order and new ones come last. So where as many names as before have the same
+    # values in the same order, only the last one can be another.
+    def look() -> tuple[tuple[int, ...], tuple[str, ...], tuple[Any, ...]]:
+        lasts = whole(over(last, over(backwards, nows)))
+        return whole(over(count, nows)), lasts, whole(each(over(values_of, nows)))
+
+    seen = look()
+
     def compare() -> list[Finding]:
+        nonlocal seen
         found: list[Finding] = []
-        for space in spaces:
-            now = space.now
-            # Names keep their order, and new ones come last: no name has to be looked up.
-            is_same = every(over(same, now.values(), space.values)) and every(
-                over(same, now, space.keys)
-            )
-            more = count(now) - space.size
-            if not is_same or more < 0 or (more and space.is_class):
+        sizes, lasts, values = seen
+        if not (
+            whole(over(count, nows)) == sizes
+            and every(over(same, over(last, over(backwards, nows)), lasts))
+            and every(over(same, each(over(values_of, nows)), values))
+        ):
+            for space in spaces:
                 found += mend(space)
-        for table in tables:
-            now = table.now
-            is_same = every(over(same, now.values(), table.values)) and every(
-                over(same, now, table.keys)
-            )
-            if not is_same or count(now) != table.size:
+            for table in tables:
                 found += refill(table)
+            seen = look()
         try:
             is_same = every(over(same, over(content_of, cells), contents))
         except emptied:
             is_same = False
         if not is_same:
             found += reclose(closures)
-        if not every(over(same, over(loaded.get, names), values)):
+        if not every(over(same, over(loaded.get, names), places)):
             found += reload(modules)
         return found
 
@@ -312,7 +320,7 @@ def _computing() -> Callable[[], list[Finding]]:
     one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])
     equal, allclose, count, kind, flip = torch.equal, torch.allclose, len, type, reversed
     pop_dispatch = torch._C._pop_torch_dispatch_stack
-    stacks = (
+    stacks: tuple[tuple[Callable[[], int], Callable[[], Any]], ...] = (
         (torch._C._len_torch_function_stack, torch._C._pop_torch_function_stack),
         (torch._C._len_torch_dispatch_stack, lambda: pop_dispatch(None)),
     )
@@ -351,8 +359,12 @@ def _computing() -> Callable[[], list[Finding]]:
 
 def _refill(table: _Space) -> list[Finding]:
     """Put back what a dictionary held."""
+    before = dict(zip(table.keys, table.values, strict=True))
+    is_same = all(table.it.get(key, _GONE) is value for key, value in before.items())
+    if is_same and len(table.it) == len(before):
+        return []
     table.it.clear()
-    table.it.update(zip(table.keys, table.values, strict=True))
+    table.it.update(before)
     return [Finding(f"replaces entries of {table.name}")]
 
 
@@ -385,7 +397,10 @@ def _mend(space: _Space) -> list[Finding]:
     found = []
     for key, value in zip(space.keys, space.values, strict=True):
         now = space.now.get(key, _GONE)
-        if now is not value and key not in _LAZY and not _is_torchs(now, value):
+        if now is value or key in _LAZY or _is_torchs(now, value):
+            continue
+        # What a suite's own class counts or keeps is its state.
+        if not space.is_class or space.name.startswith(_ENGINE) or _is_code(value):
             setattr(space.it, key, value)
             found.append(Finding(f"replaces {space.name}.{key}"))
     if space.is_class:
@@ -395,6 +410,10 @@ def _mend(space: _Space) -> list[Finding]:
                 delattr(space.it, key)
                 found.append(Finding(f"replaces {space.name}.{key}"))
     return found
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or isinstance(value, staticmethod | classmethod | property)
 
 
 def _is_torchs(new: Any, value: Any) -> bool:

@@ -253,6 +253,19 @@ def test_what_torch_wraps_when_an_optimizer_is_made_is_nobodys_theft(method):
     assert suite.Recording.step is not None
 
 
+def test_what_a_class_of_the_suite_keeps_is_its_state():
+    suite = ModuleType("suite_that_counts")
+    exec("class Counter:\n    calls = 0\n    def add(self): type(self).calls += 1", suite.__dict__)
+    guard = Guard()
+    guard.snapshot([suite])
+    suite.Counter().add()
+    assert guard.compare() == []
+
+    suite.Counter.add = lambda self: None
+    assert [found.text for found in guard.compare()] == ["replaces suite_that_counts.Counter.add"]
+    assert suite.Counter.calls == 1
+
+
 def test_a_wrapper_round_another_function_is_a_replacement():
     guard = Guard()
     guard.snapshot()

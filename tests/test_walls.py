@@ -39,6 +39,7 @@ FLOORS = (
     {"author", "doctor", "learner"},
     {"live", "setup", "update", "watch"},
     {"cli"},
+    {"server.rehearsal"},
     {"entry", "server.session"},
     {"__main__"},
 )
