@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 
+@lru_cache(maxsize=64)
 def html(source: str, title: str = "") -> Markup:
     """``source`` as HTML whose headings begin at the third level and skip none.
 
