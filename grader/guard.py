@@ -2,8 +2,9 @@
 
 One interpreter runs the suite and the submission, so this is a fence, not a wall: names are
 compared with a snapshot taken before the submission was loaded, and the interpreter's own audit
-events tell when the submission's code reaches for frames, traces or the collector. An attempt
-that does earns nothing and says why. What must be proof against malice is graded in a process
+events tell when the submission's code reaches for frames, traces or the collector, or gives what
+judges another code, default, class or base, which is refused. An attempt that does earns nothing
+and says why. What must be proof against malice is graded in a process
 and a sandbox of its own.
 """
 
@@ -92,6 +93,7 @@ _CACHES = frozenset({"__slotnames__", "__annotations__", "__annotations_cache__"
 # What makes a function or a class what it is, beside the names in it. Assigning it is refused.
 _OF_FUNCTIONS = frozenset({"__code__", "__defaults__", "__kwdefaults__"})
 _OF_OTHERS = frozenset({"__class__", "__bases__"})
+# Whose classes keep nothing that changes; those of a suite may count or remember.
 _ENGINE = ("grader.", "torch.", "_pytest.", "pytest_jsonreport.")
 # Whose tables and closures nobody has to change.
 _SETTLED = ("grader", "torch.testing", "torch.autograd.gradcheck")
@@ -399,7 +401,6 @@ def _mend(space: _Space) -> list[Finding]:
         now = space.now.get(key, _GONE)
         if now is value or key in _LAZY or _is_torchs(now, value):
             continue
-        # What a suite's own class counts or keeps is its state.
         if not space.is_class or space.name.startswith(_ENGINE) or _is_code(value):
             setattr(space.it, key, value)
             found.append(Finding(f"replaces {space.name}.{key}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,8 @@ def everything_below(root: Path) -> dict[Path, bytes]:
 @pytest.fixture
 def kept_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that a rehearsal does not remove at its end."""
-    monkeypatch.setattr(rehearsal.shutil, "rmtree", lambda *args, **options: None)
+    keeping = SimpleNamespace(rmtree=lambda *args, **options: None)
+    monkeypatch.setattr(rehearsal, "shutil", keeping)
     return tmp_path / "rehearsal"
 
 

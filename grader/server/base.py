@@ -163,7 +163,8 @@ class Base:
 
                 os.close(self._read)
                 os.close(self._lock)
-                session.serve(self._listener, self._write, self.root, self._is_stale)
+                folder = Path(f"{self.stem}.rehearsal")
+                session.serve(self._listener, self._write, self.root, folder, self._is_stale)
                 code = 0
             os._exit(code)
         return pid

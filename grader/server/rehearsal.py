@@ -24,10 +24,10 @@ from grader.model import Exercise, Status
 from grader.terminal import Terminal
 
 PAUSE = 0.5
-"""Seconds without a call after which one rehearses: not while an answer is under way."""
+"""Seconds without a call after which one rehearses; the beginning of an answer is over by then."""
 
 
-def is_called(door: socket.socket, seconds: float = 0.0) -> bool:
+def is_somebody_at(door: socket.socket, seconds: float = 0.0) -> bool:
     """Whether somebody waits at a socket, or comes within so many seconds."""
     return bool(select.select([door], [], [], seconds)[0])
 

@@ -31,21 +31,23 @@ class Request:
     argv: list[str]
 
 
-def serve(listener: socket.socket, control: int, root: str, is_stale: Callable[[], bool]) -> None:
+def serve(
+    listener: socket.socket, control: int, root: str, folder: Path, is_stale: Callable[[], bool]
+) -> None:
     """Wait for a client, run its command, and send it what the command prints.
 
     Args:
         listener: where clients connect.
         control: a pipe to the base: `taken`, `stale` and `zygote ID SOCKET SUITE` go there.
         root: the course that is served.
+        folder: for what the session rehearses while it waits.
         is_stale: whether the server's own files have changed since it started.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # While it waits it ends with the base; once it has a client it sees that through.
     processes.die_with_parent()
-    if not rehearsal.is_called(listener, rehearsal.PAUSE):
-        folder = Path(f"{place.folder()}/{place.name(root)}.rehearsal")
-        rehearsal.rehearse(root, folder, lambda: rehearsal.is_called(listener))
+    if not rehearsal.is_somebody_at(listener, rehearsal.PAUSE):
+        rehearsal.rehearse(root, folder, lambda: rehearsal.is_somebody_at(listener))
     connection, _ = listener.accept()
     processes.outlive_parent()
     os.write(control, b"taken\n")

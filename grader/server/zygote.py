@@ -99,7 +99,7 @@ class Zygote(worker.Server):
             self._listener.close()
             for _, other in self._running.values():
                 other.close()
-            if not rehearsal.is_called(theirs, rehearsal.PAUSE):
+            if not rehearsal.is_somebody_at(theirs, rehearsal.PAUSE):
                 self._rehearse()
             _, numbers, _, _ = socket.recv_fds(theirs, 1, 1)
             theirs.close()
