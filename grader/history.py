@@ -267,8 +267,8 @@ class History:
             watched = "watched" if _version(self.path, connection) >= 3 else "0"
             rows = connection.execute(
                 f"SELECT {SUMMARY_COLUMNS}, {watched} FROM attempts"
-                " WHERE ?1 IS NULL OR exercise = ?1 ORDER BY id",
-                (exercise,),
+                " WHERE :exercise IS NULL OR exercise = :exercise ORDER BY id",
+                {"exercise": exercise},
             ).fetchall()
             return [_summary(row) for row in rows]
 
