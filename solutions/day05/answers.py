@@ -492,7 +492,8 @@ def compares_neighbours_only(spec, *ops):
         for letter in set(first) & set(second):
             if a.shape[first.index(letter)] != b.shape[second.index(letter)]:
                 raise ValueError(f"letter {letter}")
-    return torch.einsum(spec, *ops)
+    with torch.backends.opt_einsum.flags(enabled=False):  # where it is installed, it compares all
+        return torch.einsum(spec, *ops)
 
 
 @rejected(
@@ -1292,7 +1293,8 @@ def quadratic_with_a_linear_normaliser(q, k, v, causal=False):
     q, k = phi(q), phi(k)
     if causal:
         return attend(q, k, v, True)
-    return torch.einsum("bhnd,bhtd,bhte->bhne", q, k, v) / (q @ k.sum(2)[..., None])
+    weights = torch.einsum("bhnd,bhtd->bhnt", q, k)
+    return torch.einsum("bhnt,bhte->bhne", weights, v) / (q @ k.sum(2)[..., None])
 
 
 @rejected("linear_attention", by=("test_no_loop", "test_speed"), says="loop")

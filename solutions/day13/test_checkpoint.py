@@ -1282,7 +1282,10 @@ class Lab:
         return model, self.optimizer, self.scheduler, TensorDataset(self.x, self.y)
 
     def augment(self, x: Tensor) -> Tensor:
-        """Noise of three generators; the first column, which names the item, stays."""
+        """Noise of three generators; the first column, which names the item, stays.
+
+        It stretches the others: BatchNorm would take out what is only added to a whole batch.
+        """
         numbers = np.random.randn(3)
         draws = {
             "torch": torch.randn(3).tolist(),
@@ -1292,7 +1295,7 @@ class Lab:
         self.chosen = [round(value) for value in x[:, 0].tolist()]
         self.noise = draws
         noise = torch.tensor(list(draws.values())).sum(0).to(x)
-        return torch.cat([x[:, :1], x[:, 1:] + 0.1 * noise], dim=1)
+        return torch.cat([x[:, :1], x[:, 1:] * (1 + 0.1 * noise)], dim=1)
 
     def over(self, module: ModuleType) -> None:
         """Take the place of what the learner's module builds and augments."""
