@@ -176,6 +176,31 @@ def accelerator() -> str | None:
     return device.type if device is not None else None
 
 
+def _finish_on(device: str) -> None:
+    """Wait for the accelerator if this process has used it; raises what went wrong there.
+
+    Args:
+        device: what the session computes on; nothing is waited for if "cpu".
+    """
+    if device == "cpu" or (name := accelerator()) is None:
+        return
+    import torch
+
+    # Asking an accelerator that nobody has used would start it.
+    has_begun = getattr(torch.get_device_module(name), "is_initialized", lambda: True)
+    if has_begun():
+        torch.accelerator.synchronize()
+
+
+def has_lost_device(device: str) -> bool:
+    """Whether the accelerator refuses this process from now on, as after an index out of range."""
+    try:
+        _finish_on(device)
+    except Exception:
+        return True
+    return False
+
+
 WITHOUT_ACCELERATOR = "without_accelerator"
 """The fixture of checks that fork."""
 
@@ -312,10 +337,15 @@ def _disarm() -> None:
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, pluggy.Result[None], None]:
-    """Look after the case whether the submission left alone what judges it."""
+    """Wait for the accelerator, and look whether the submission left alone what judges it."""
     outcome = yield
-    _disarm()  # the time is the case's own; what is told about it takes as long as it takes
     session = item.config.stash[SESSION]
+    try:
+        _finish_on(session.device)  # what goes wrong there later is this case's own
+    except Exception as error:
+        if outcome.exception is None:
+            outcome.force_exception(error)
+    _disarm()  # the time is the case's own; what is told about it takes as long as it takes
     if session.guard is None:
         return
     found = session.guard.take()
@@ -438,6 +468,12 @@ def _ending(error: BaseException, session: Session, item: pytest.Item) -> dict[s
             return say(Status.KILLED, "memory.limit", _memory(session))
         case RuntimeError() if "can't allocate memory" in str(error):
             return say(Status.KILLED, "memory.limit", _memory(session))
+        case RuntimeError() if "device-side assert" in str(error):
+            text = (
+                "an index was out of range in what ran on the accelerator: a token, a label, what "
+                "`gather` or `scatter` was given; on the CPU the same call names its line"
+            )
+            return say(Status.ERROR, "device.assert", text)
         case OSError(errno=errno.EFBIG):
             limit = (session.limits or Limits()).output_bytes // 2**20
             text = f"printed or wrote more than {limit} MB; it was stopped there"

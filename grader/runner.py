@@ -456,7 +456,7 @@ def _serve(
                     case "unloadable":
                         raw.unloadable = dict(event)
                         whole = True
-                    case "done":
+                    case "done" | "spent":  # "spent": the rest needs another process
                         whole = True
                     case "aborted":
                         aborted = str(event["kind"])

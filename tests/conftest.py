@@ -18,6 +18,9 @@ from grader.runner import KeptWorker
 
 # A test that wants a server starts one itself.
 os.environ["GRADE_NO_SERVER"] = "1"
+# What is expected is expected of the processor; `test_device.py` sees what else there is.
+DEVICES = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # A shell starts what runs in its background with Ctrl-C ignored, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -95,7 +95,7 @@ except OSError:
     print("refused")
 torch.ones(2**24)
 try:
-    torch.ones(2**27)
+    torch.ones(2**29)
 except RuntimeError as error:
     print("allocate" in str(error))
 """
