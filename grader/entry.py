@@ -1,5 +1,6 @@
 """The command's front door: asks the server if there is one, else becomes the whole command."""
 
+import os
 import sys
 
 
@@ -15,7 +16,8 @@ def main() -> int:
         except BrokenPipeError:
             return 1
         if code is not None:
-            return code
+            # All is written already, and an interpreter takes 5 ms to end in good order.
+            os._exit(code)
     from grader import cli
 
     code = cli.main(argv)

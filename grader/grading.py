@@ -43,7 +43,7 @@ def grade(
     on_start: Callable[[Environment], None] = lambda environment: None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     backend: runner.Backend = runner.cold,
-    on_cpu_seconds: Callable[[float], None] = lambda seconds: None,
+    on_cpu_seconds: Callable[[float], None] | None = None,
 ) -> Attempt:
     """Run the suite on the submission.
 
@@ -132,13 +132,15 @@ def grade(
         seed=options.seed,
         speed=options.speed,
         limits=limits,
+        counts_cpu=on_cpu_seconds is not None,
     )
 
     def start(on_cpu: bool) -> runner.Worker:
         return backend(exercise, "cpu" if on_cpu else options.device)
 
     raw = runner.run(start, job, ready, ended)
-    on_cpu_seconds(raw.cpu_seconds)
+    if on_cpu_seconds is not None:
+        on_cpu_seconds(raw.cpu_seconds)
     _hold_to_suite(exercise, raw)
     fault = submission.located_fault(verdict.fault(raw, limits, file, text))
     outcomes = []

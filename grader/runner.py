@@ -45,6 +45,7 @@ class Job:
     seed: int = 0
     speed: bool = True
     limits: Limits = field(default_factory=Limits)
+    counts_cpu: bool = True  # else nobody asks what the processes used
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class RawRun:
     unloadable: dict[str, Any] | None = None
     loaded: dict[str, Any] | None = None
     cut_short: bool = False  # the limit of the whole run was reached
+    left: bool = False  # a process was not waited for: the scratch folder goes when it has ended
     outage: bool = False  # a warm worker has ended under a check, which was then run once more
     cpu_seconds: float = 0.0  # of the processes that served it
     forking: frozenset[str] = frozenset()  # cases that fork
@@ -80,6 +82,13 @@ class Worker(Protocol):
 
     def events(self, deadline: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
         """The events of the request, until `ended`; raises `TimeoutError` past the deadline."""
+
+    def leave(self, afterwards: Callable[[], None]) -> bool:
+        """Go on without a request that has said all; False where its end has to be waited for.
+
+        Args:
+            afterwards: called once the process that served it has ended, if it is left.
+        """
 
     def kill_child(self) -> None:
         """End the process that serves the request."""
@@ -194,6 +203,10 @@ class ColdWorker:
                 self._child = event["pid"]
             yield event
 
+    def leave(self, afterwards: Callable[[], None]) -> bool:
+        """Its next request comes through the same pipe."""
+        return False
+
     def kill_child(self) -> None:
         """End the process that serves the request, or the worker if there is none."""
         if self._child is not None:
@@ -294,6 +307,7 @@ class _LentWorker:
         self.ready = worker.ready
         self.request = worker.request
         self.events = worker.events
+        self.leave = worker.leave
         self.kill_child = worker.kill_child
 
     def wait_until_ready(self) -> None:
@@ -383,7 +397,8 @@ def run(
     finally:
         if worker is not None:
             worker.close()
-        _remove(scratch)
+        if not raw.left:
+            _remove(scratch)
 
 
 def _take_ready(raw: RawRun, ready: Mapping[str, Any]) -> None:
@@ -458,6 +473,9 @@ def _serve(
                         whole = True
                     case "done" | "spent":  # "spent": the rest needs another process
                         whole = True
+                        if not job.counts_cpu and worker.leave(lambda: _remove(scratch)):
+                            raw.left = True
+                            return True
                     case "aborted":
                         aborted = str(event["kind"])
                     case "ended":

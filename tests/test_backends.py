@@ -115,6 +115,13 @@ def wait_for(path: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(autouse=True)
+def ends() -> Iterator[None]:
+    """Wait for children that are left before their end, as a session does after its answer."""
+    yield
+    warm.wait_for_ends()
+
+
 @pytest.fixture(scope="module")
 def backends(runtime: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
     """Each back-end, on a course of its own."""

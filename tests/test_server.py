@@ -103,6 +103,29 @@ def test_a_trap_ends_the_child_and_not_the_server(server, reference, line, says)
     assert left == []
 
 
+def test_a_process_that_will_not_end_after_its_answer_is_ended():
+    ours, theirs = socket.socketpair()
+    child = subprocess.Popen(["/bin/sleep", "97"], start_new_session=True)
+    told = [{"event": "ready"}, {"event": "forked", "pid": child.pid}, {"event": "done"}]
+    theirs.sendall(b"".join(json.dumps(event).encode() + b"\n" for event in told))
+
+    class Lasting(warm.WarmWorker):
+        def _reach(self, limit):
+            return ours
+
+    worker = Lasting("nowhere")
+    soon = time.monotonic() + 20
+    assert [next(worker.events(lambda: soon))["event"] for _ in range(2)] == ["forked", "done"]
+    called: list[str] = []
+    assert worker.leave(lambda: called.append("afterwards"))
+    worker.close()
+    assert (called, child.poll()) == ([], None)
+    warm.wait_for_ends(0.05)
+
+    assert (called, child.wait(20)) == (["afterwards"], -signal.SIGKILL)
+    theirs.close()
+
+
 def test_two_clients_at_once_are_both_answered(server, reference):
     server.write(reference)
     from concurrent.futures import ThreadPoolExecutor

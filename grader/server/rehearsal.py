@@ -113,6 +113,11 @@ class _Stage:
         yield {"event": "done", "key": self._key}
         yield {"event": "ended", "cpu_seconds": 0.0}
 
+    def leave(self, afterwards: Callable[[], None]) -> bool:
+        """There is no process to wait for."""
+        afterwards()
+        return True
+
     def kill_child(self) -> None:
         """There is none."""
 

@@ -132,6 +132,7 @@ def _run(connection: socket.socket, request: Request, control: int) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()
+    warm.wait_for_ends()
     return code
 
 

@@ -20,6 +20,10 @@ START_SECONDS = 20.0
 """Seconds for a zygote to collect its suite; after that the cold path is quicker."""
 
 
+_left: list[tuple[socket.socket, int | None, Callable[[], None]]] = []
+"""Requests that have said all: the connection, the process that is about to end, what is next."""
+
+
 class Unavailable(Exception):
     """There is no zygote, and none could be had."""
 
@@ -96,12 +100,17 @@ class WarmWorker:
                     event = {**event, "cpu_seconds": event["cpu_seconds"] - before}
                 yield event
 
+    def leave(self, afterwards: Callable[[], None]) -> bool:
+        """A process takes its time to end; `wait_for_ends` waits for it, after the answer."""
+        if self._socket is None:
+            return False
+        _left.append((self._socket, self._child, afterwards))
+        self._socket = None
+        return True
+
     def kill_child(self) -> None:
         """End the process that serves the request."""
-        if self._child is not None:
-            for kill in (os.killpg, os.kill):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    kill(self._child, signal.SIGKILL)
+        _kill(self._child)
 
     def kill(self) -> None:
         """Leave the connection; who listens goes on for others."""
@@ -156,6 +165,10 @@ class ForkWorker(WarmWorker):
 class SpareWorker(WarmWorker):
     """Processes of their own, started ahead one by one: for a GPU, and where there is no fork."""
 
+    def leave(self, afterwards: Callable[[], None]) -> bool:
+        """A client that has gone would end its worker."""
+        return False
+
     def __init__(self, path: str, exercise: Exercise, device: str) -> None:
         """Connect.
 
@@ -180,6 +193,32 @@ class SpareWorker(WarmWorker):
             connection.close()
             raise Unavailable(str(error)) from None
         return connection
+
+
+def wait_for_ends(seconds: float = 2.0) -> None:
+    """Wait until the processes of requests that were left have ended, with all they had started.
+
+    Args:
+        seconds: after these a process is ended.
+    """
+    while _left:
+        connection, child, afterwards = _left.pop()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.settimeout(seconds)
+            try:
+                while connection.recv(1 << 16):
+                    pass
+            except TimeoutError:
+                _kill(child)
+        afterwards()
+
+
+def _kill(child: int | None) -> None:
+    """End a child with all of its group, if it is known."""
+    if child is not None:
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(child, signal.SIGKILL)
 
 
 def spare(root: str) -> runner.Backend:
