@@ -93,12 +93,16 @@ class Capture:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        os.set_inheritable(self._file.fileno(), False)
+        if hasattr(os, "memfd_create"):  # at hand at once, where a file system may take its time
+            self._number = os.memfd_create("output")
+        else:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
+            self._number = self._file.fileno()
+            os.set_inheritable(self._number, False)
 
     def redirect(self) -> None:
         """Send descriptors 1 and 2 of this process into the file from now on."""
-        number = self._file.fileno()
+        number = self._number
         flags = os.O_APPEND | os.O_RDWR
         with contextlib.suppress(OSError):
             number = os.open(f"/dev/fd/{number}", flags)
@@ -111,18 +115,18 @@ class Capture:
             with contextlib.suppress(Exception):
                 stream.flush()
         try:
-            size = os.fstat(self._file.fileno()).st_size
+            size = os.fstat(self._number).st_size
             if not size:
                 return "", False
             if size <= 2 * KEEP:
-                data = os.pread(self._file.fileno(), size, 0)
+                data = os.pread(self._number, size, 0)
             else:
-                head = os.pread(self._file.fileno(), KEEP, 0)
-                tail = os.pread(self._file.fileno(), KEEP, size - KEEP)
+                head = os.pread(self._number, KEEP, 0)
+                tail = os.pread(self._number, KEEP, size - KEEP)
                 cut = f"\n… {size - 2 * KEEP:,} bytes left out …\n".encode()
                 data = head + cut + tail
-            os.ftruncate(self._file.fileno(), 0)
-            os.lseek(self._file.fileno(), 0, os.SEEK_SET)
+            os.ftruncate(self._number, 0)
+            os.lseek(self._number, 0, os.SEEK_SET)
         except OSError:  # the submission closed every descriptor
             return "", False
         return data.decode("utf-8", "replace"), size > 2 * KEEP
