@@ -159,6 +159,15 @@ def recorded(server: Server) -> int:
         return len(history.attempts())
 
 
+def test_a_waiting_session_that_is_killed_is_replaced(server, reference):
+    server.write(reference)
+    assert server.grade("day01")[0] == 0
+    for child in psutil.Process(server.wait()).children():
+        child.kill()
+
+    assert server.grade("day01")[0] == 0
+
+
 def test_a_changed_suite_is_collected_anew(server, reference):
     server.write(reference)
     suite = server.root / "solutions/day01/test_scaling.py"

@@ -20,12 +20,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from grader.server import place
 
 IDLE_SECONDS = 15 * 60
+BREATH = 0.25
+"""Seconds after a client has come in which nothing is forked ahead: its answer has the machine."""
+
 LEAST_MEMORY = 400 * 2**20
 """Bytes of memory that must be available on the machine; below, the server makes room."""
 
@@ -104,6 +108,18 @@ def _stamps(files: list[str]) -> Iterator[tuple[str, int, int]]:
             yield path, found.st_mtime_ns, found.st_size
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A session that waits for a client."""
+
+    pid: int
+    end: int  # can be read once it has ended
+
+    @classmethod
+    def of(cls, pid: int) -> _Waiting:
+        return cls(pid, os.pidfd_open(pid))
+
+
 class Base:
     """The listening socket, the session forked ahead, and the zygotes."""
 
@@ -115,6 +131,7 @@ class Base:
         self._zygotes: dict[str, tuple[int, str]] = {}  # exercise -> pid, socket
         self._read, self._write = os.pipe()
         self._listener = listen(f"{stem}.sock")
+        self._waiting: _Waiting | None = None
 
     def serve(self) -> int:
         """Keep a session ahead until there is a reason to end."""
@@ -122,26 +139,33 @@ class Base:
         signal.signal(signal.SIGINT, leave)
         gc.collect()
         gc.freeze()
-        spare = self._fork_session()
+        self._fork_session()
         last = time.monotonic()
         try:
             while time.monotonic() - last < IDLE_SECONDS and not is_memory_low():
-                ready, _, _ = select.select([self._read], [], [], 30.0)
+                if self._waiting:
+                    heard, wait = [self._read, self._waiting.end], 30.0
+                else:  # who comes before there is another session is heard here
+                    heard, wait = [self._read, self._listener.fileno()], BREATH
+                ready, _, _ = select.select(heard, [], [], wait)
                 self._reap()
-                if not ready:
-                    continue
-                last = time.monotonic()
-                for line in os.read(self._read, 65536).decode().splitlines():
-                    word, _, rest = line.partition(" ")
-                    if word == "taken":
-                        spare = self._fork_session()
-                    elif word == "zygote":
-                        self._fork_zygote(*rest.split(" ", 2))
-                    elif word == "stale":
-                        return 0
+                if self._read in ready:
+                    last = time.monotonic()
+                    for line in os.read(self._read, 65536).decode().splitlines():
+                        word, _, rest = line.partition(" ")
+                        if word == "taken":
+                            self._forget_session(int(rest))
+                        elif word == "zygote":
+                            self._fork_zygote(*rest.split(" ", 2))
+                        elif word == "stale":
+                            return 0
+                elif not self._waiting:
+                    self._fork_session()
+                elif ready:  # ended from outside
+                    self._forget_session(self._waiting.pid)
             return 0
         finally:
-            self._end(spare)
+            self._end()
 
     def _reap(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -154,7 +178,12 @@ class Base:
                         del self._zygotes[id]
                         Path(path).unlink(missing_ok=True)
 
-    def _fork_session(self) -> int:
+    def _forget_session(self, pid: int) -> None:
+        if self._waiting and self._waiting.pid == pid:
+            os.close(self._waiting.end)
+            self._waiting = None
+
+    def _fork_session(self) -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -167,7 +196,7 @@ class Base:
                 session.serve(self._listener, self._write, self.root, folder, self._is_stale)
                 code = 0
             os._exit(code)
-        return pid
+        self._waiting = _Waiting.of(pid)
 
     def _is_stale(self) -> bool:
         return fingerprint() != self._made_of
@@ -191,17 +220,20 @@ class Base:
                 os.close(self._lock)
                 os.close(self._read)
                 os.close(self._write)
+                if self._waiting:
+                    os.close(self._waiting.end)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 zygote.serve(Path(suite), listener)
             os._exit(0)
         listener.close()
         self._zygotes[id] = (pid, path)
 
-    def _end(self, spare: int) -> None:
+    def _end(self) -> None:
         """End everything that waits; sessions that answer a client go on by themselves."""
         Path(f"{self.stem}.sock").unlink(missing_ok=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(spare, signal.SIGKILL)
+        if self._waiting:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._waiting.pid, signal.SIGKILL)
         for pid, path in self._zygotes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -38,7 +38,7 @@ def serve(
 
     Args:
         listener: where clients connect.
-        control: a pipe to the base: `taken`, `stale` and `zygote ID SOCKET SUITE` go there.
+        control: a pipe to the base: `taken PID`, `stale` and `zygote ID SOCKET SUITE` go there.
         root: the course that is served.
         folder: for what the session rehearses while it waits.
         is_stale: whether the server's own files have changed since it started.
@@ -50,7 +50,7 @@ def serve(
         rehearsal.rehearse(root, folder, lambda: rehearsal.is_somebody_at(listener))
     connection, _ = listener.accept()
     processes.outlive_parent()
-    os.write(control, b"taken\n")
+    os.write(control, b"taken %d\n" % os.getpid())
     listener.close()
     if not place.is_mine(connection):
         return

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from grader import plugin, processes, worker
-from grader.server import place, rehearsal
+from grader.server import base, place, rehearsal
 
 IDLE_SECONDS = 15 * 60
 
@@ -57,26 +57,30 @@ class Zygote(worker.Server):
         gc.collect()
         gc.freeze()
         self._listener.listen(64)
-        spare = self._fork(session)
+        spare: _Spare | None = self._fork(session)
         last = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             while self._running or time.monotonic() - last < IDLE_SECONDS:
-                for key, _ in selector.select(timeout=30.0):
+                ready = selector.select(timeout=30.0 if spare else base.BREATH)
+                if not spare and not ready:
+                    spare = self._fork(session)
+                for key, _ in ready:
                     last = time.monotonic()
                     if key.fileobj is not self._listener:
                         selector.unregister(key.fileobj)
-                        self._end(int(str(key.fileobj)), spare.pid)
+                        self._end(int(str(key.fileobj)), spare)
                         continue
                     connection, _ = self._listener.accept()
                     if not place.is_mine(connection):
                         connection.close()
                         continue
                     worker.Events(connection.fileno()).send("ready", **announcement)
-                    number = self._hand_over(spare, connection)
+                    number = self._hand_over(spare or self._fork(session), connection)
                     selector.register(number, selectors.EVENT_READ)
-                    spare = self._fork(session)
-        os.kill(spare.pid, signal.SIGKILL)
+                    spare = None
+        if spare:
+            os.kill(spare.pid, signal.SIGKILL)
         return True
 
     def _refuse(self) -> None:
@@ -130,12 +134,13 @@ class Zygote(worker.Server):
         self._running[number] = (spare.pid, connection)
         return number
 
-    def _end(self, number: int, spare: int) -> None:
+    def _end(self, number: int, spare: _Spare | None) -> None:
         """Wait for a child that has ended, end what it left, and say how it ended."""
         pid, connection = self._running.pop(number)
         os.close(number)
         _, status, usage = os.wait4(pid, 0)
-        processes.end_family(pid, {spare, *(other for other, _ in self._running.values())})
+        others = {other for other, _ in self._running.values()}
+        processes.end_family(pid, others | {spare.pid} if spare else others)
         with contextlib.suppress(OSError):
             worker.Events(connection.fileno()).send("ended", **processes.ending(status, usage))
         connection.close()
