@@ -26,6 +26,10 @@ from grader.model import Exercise
 from grader.server import place, start
 
 
+BETWEEN = 1.0
+"""Seconds between two commands, as there are where somebody reads what the first one said."""
+
+
 def timed(command: list[str], cwd: Path) -> tuple[float, float, float, str]:
     """Seconds to the first check's line, to the end, of CPU here, and what was printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -149,6 +153,7 @@ def main() -> None:
                 runs["grade status"] = [*grade, "status"]
                 runs["grade --help"] = [*grade, "--help"]
                 for name, command in runs.items():
+                    time.sleep(BETWEEN)
                     first, wall, cpu, _ = timed(command, root)
                     rows.setdefault(name, []).append((first, wall, cpu))
                 _, _, _, text = timed([*grade, exercise.id, "--json", "--no-record"], root)

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.latency import timed
+from benchmarks.latency import BETWEEN, timed
 from grader.server import place, start
 
 ANSWER = '''\
@@ -176,6 +176,7 @@ def measured(
         timed(runs["grade, warm"], root)  # the zygote collects the suite
         for _ in range(rounds):
             for name, command in runs.items():
+                time.sleep(BETWEEN)
                 first, wall, cpu, _ = timed(command, here if "judge" in name else root)
                 rows.setdefault(name, []).append((first, wall, cpu))
             _, _, _, text = timed([*grade, "attn01", "--json", "--no-record"], root)
