@@ -25,7 +25,6 @@ from grader import course as courses
 from grader.model import Exercise
 from grader.server import place, start
 
-
 BETWEEN = 1.0
 """Seconds between two commands, as there are where somebody reads what the first one said."""
 

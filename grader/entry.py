@@ -11,10 +11,7 @@ def main() -> int:
 
     may_ask = client.can_ask(argv)
     if may_ask:
-        try:
-            code = client.ask(argv)
-        except BrokenPipeError:
-            return 1
+        code = client.ask(argv)
         if code is not None:
             # All is written already, and an interpreter takes 5 ms to end in good order.
             os._exit(code)

@@ -182,7 +182,7 @@ class Guard:
                 if args[1] in _ATTRIBUTES:
                     what = f"reads the frames of its caller ({args[1]})"
                 elif args[1] == "__kwdefaults__" and is_judge(args[0]):
-                    what = f"replaces defaults of {args[0].__name__}"
+                    what = f"reads or replaces defaults of {args[0].__name__}"
             if not what:
                 return
             file, self.file = self.file, ""  # our own reading of frames is no finding

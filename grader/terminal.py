@@ -111,8 +111,12 @@ class Terminal:
     def write(self, text: str = "", end: str = "\n") -> None:
         """Write a line; what the stream can't encode is written as an escape."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
-        self.stream.flush()
+        try:
+            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
+            self.stream.flush()
+        except BrokenPipeError:
+            # `grade day23 | head` has seen enough; what is graded is recorded all the same.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def of(stream: TextIO, color: str = "auto", variables: Mapping[str, str] = os.environ) -> Terminal:

@@ -218,6 +218,30 @@ def test_an_interrupt_records_what_has_ended(server, reference):
     assert done.returncode == 130
 
 
+@pytest.mark.parametrize("how", [(), ("--no-server",)], ids=["warm", "cold"])
+def test_a_reader_who_has_seen_enough_costs_no_attempt(server, reference, how):
+    """As in `grade day01 | head -1`."""
+    server.write(reference)
+    assert server.grade("day01")[0] == 0
+    with History.open(server.root / "reports/history.db") as history:
+        known = history.attempts("day01")
+    page = server.root / "reports/day01.html"
+    page.unlink()
+    with server.begin("day01", *how) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("day01")
+        process.stdout.close()
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (0, "")
+    with History.open(server.root / "reports/history.db") as history:
+        attempts = history.attempts("day01")
+    assert len(attempts) == len(known) + 1
+    assert attempts[-1].is_solved
+    assert page.exists()
+
+
 def test_the_socket_is_the_users_own(server):
     path = Path(place.socket_of(str(server.root)))
 

@@ -121,7 +121,10 @@ class Answer:
 
     def interrupt(self) -> None:
         """Ctrl-C: the server records what has ended, says so, and then sends the exit code."""
-        self.connection.sendall(b"i")
+        try:  # noqa: SIM105 (contextlib's import would cost every client)
+            self.connection.sendall(b"i")
+        except OSError:
+            pass  # it has gone, which is seen when its answer is read
 
     def take(self, data: bytes) -> None:
         """Copy what was received; nothing at all says that the server has gone."""
@@ -164,5 +167,9 @@ def _request(argv: list[str], root: str) -> bytes:
 
 
 def _write(number: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(number, data) :]
+    try:
+        while data:
+            data = data[os.write(number, data) :]
+    except BrokenPipeError:
+        # `grade day23 | head` has seen enough; what is graded is recorded all the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
