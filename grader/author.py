@@ -164,15 +164,21 @@ def _verify(course: Course, arguments: argparse.Namespace) -> int:
             f"no task is named {', '.join(unknown)}; there are {', '.join(sorted(tasks))}"
         )
     progress = _Progress(quiet=arguments.json or not sys.stderr.isatty())
-    reports = verify.verify(
-        exercises,
-        jobs=arguments.jobs,
-        flaky=arguments.flaky,
-        seed=arguments.seed,
-        tasks=arguments.task,
-        on_step=progress.step,
-        backend=arguments.backend,
-    )
+    try:
+        reports = verify.verify(
+            exercises,
+            jobs=arguments.jobs,
+            flaky=arguments.flaky,
+            seed=arguments.seed,
+            tasks=arguments.task,
+            on_step=progress.step,
+            backend=arguments.backend,
+        )
+    except verify.Interrupted as interrupt:
+        progress.end()
+        if not arguments.json:
+            _print(interrupt.reports, arguments.flaky)
+        raise
     progress.end()
     if arguments.json:
         print(json.dumps({"schema": "grade.verify/1", "exercises": [r.json() for r in reports]}))
@@ -181,10 +187,13 @@ def _verify(course: Course, arguments: argparse.Namespace) -> int:
     return 3 if any(report.problems for report in reports) else 0
 
 
-def _print(reports: Sequence[verify.Report]) -> None:
+def _print(reports: Sequence[verify.Report], wanted: int = 0) -> None:
+    """The table and the problems; `wanted` seeds each, where it was interrupted before."""
     print(f"{'':10}{'tasks':>7}{'checks':>8}{'accepted':>10}{'rejected':>10}{'CPU s':>8}")
     for r in reports:
         mark = "" if not r.problems else f"   {len(r.problems)} to mend"
+        if wanted > r.seeds:
+            mark += f"   interrupted: {r.seeds} of {wanted} seeds done"
         counts = f"{r.tasks:7}{r.checks:8}{r.accepted:10}{r.rejected:10}"
         # With an accelerator the budget, which is the CPU's, is not held against the suite.
         cpu = f"{r.cpu_seconds:8.1f}" if r.cpu_seconds else f"{'-':>8}"

@@ -48,6 +48,7 @@ class Report:
     accepted: int = 0
     rejected: int = 0
     cpu_seconds: float = 0.0  # of the whole suite on the reference
+    seeds: int = 0  # with how many all answers were held to the suite
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, where: str, text: str) -> None:
@@ -63,6 +64,7 @@ class Report:
             "accepted": self.accepted,
             "rejected": self.rejected,
             "cpu_seconds": round(self.cpu_seconds, 2),
+            "seeds": self.seeds,
             "problems": [{"where": p.where, "text": p.text} for p in self.problems],
         }
 
@@ -90,6 +92,9 @@ def verify(
 
     Returns:
         One report an exercise, in their order.
+
+    Raises:
+        Interrupted: Ctrl-C, with the reports as far as they go.
     """
     over = threading.Event()
 
@@ -109,13 +114,27 @@ def verify(
             e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend, each) for e in order
         }
         return [found[exercise.id].result() for exercise in exercises]
-    finally:  # Ctrl-C waits for the answers that are being graded, and for no other
+    except KeyboardInterrupt:
+        over.set()
+        pool.shutdown(cancel_futures=True)  # waits for the answers that are being graded
+        begun = [found[e.id] for e in exercises if e.id in found and not found[e.id].cancelled()]
+        raise Interrupted([future.result() for future in begun]) from None
+    finally:
         over.set()
         pool.shutdown(cancel_futures=True)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while answers were being graded."""
+
+    def __init__(self, reports: Sequence[Report]) -> None:
+        """Keep what was found until then."""
+        super().__init__()
+        self.reports = reports
+
+
 class _Over(Exception):
-    """Nobody waits for the report any more."""
+    """Nobody waits for the rest of the report any more."""
 
 
 def verify_one(
@@ -162,6 +181,9 @@ def verify_one(
             for found in pool.map(hold, chosen, repeat(drawn)):
                 report.problems += found.problems
                 step()
+            report.seeds += 1
+    except _Over:
+        pass
     except GraderError as error:
         report.add("course", str(error))
     finally:

@@ -252,11 +252,28 @@ def test_ctrl_c_leaves_the_answers_that_nobody_waits_for(exercise, monkeypatch):
         threading.Thread(
             target=lambda: (has_begun.wait(), signal.pthread_kill(main, signal.SIGUSR1))
         ).start()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(verify.Interrupted) as stopped:
             verify.verify([exercise, *others], jobs=1)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(asked) == 1
+    assert [(r.exercise, r.seeds) for r in stopped.value.reports] == [("day01", 0)]
+
+
+def test_ctrl_c_shows_what_was_found_until_then(course, monkeypatch, capsys):
+    report = verify.Report("day01", tasks=2, checks=4, seeds=1)
+    report.add("answers.py:7 in_place", "is wrong, but passed")
+
+    def interrupted(*given, **more):
+        raise verify.Interrupted([report])
+
+    monkeypatch.setattr(verify, "verify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(course, "verify", "day01", "--flaky", "3")
+
+    out = capsys.readouterr().out
+    assert "1 to mend   interrupted: 1 of 3 seeds done" in out
+    assert "day01  answers.py:7 in_place: is wrong, but passed" in out
 
 
 def test_verify_goes_on_from_the_seed_that_is_named(exercise, monkeypatch):
