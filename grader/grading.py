@@ -54,7 +54,8 @@ def grade(
         on_start: called once the worker is ready to run checks.
         on_outcome: called with each outcome as it ends, in the order in which they run.
         backend: starts the worker.
-        on_cpu_seconds: called once with what the checks' processes used.
+        on_cpu_seconds: called once with what the checks' processes used; if None, nobody need wait
+            for their end.
 
     Returns:
         The attempt, not recorded yet (its number is 0).

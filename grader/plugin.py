@@ -93,12 +93,12 @@ class Capture:
     """
 
     def __init__(self) -> None:
+        # Open as long as the process lives, and no child's.
         if hasattr(os, "memfd_create"):  # at hand at once, where a file system may take its time
             self._number = os.memfd_create("output")
         else:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-            self._number = self._file.fileno()
-            os.set_inheritable(self._number, False)
+            with tempfile.TemporaryFile() as file:
+                self._number = os.dup(file.fileno())
 
     def redirect(self) -> None:
         """Send descriptors 1 and 2 of this process into the file from now on."""

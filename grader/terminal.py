@@ -116,7 +116,14 @@ class Terminal:
             self.stream.flush()
         except BrokenPipeError:
             # `grade day23 | head` has seen enough; what is graded is recorded all the same.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            discard(self.stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Send nowhere what is still written to a stream, and what it holds back, whose reader left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def of(stream: TextIO, color: str = "auto", variables: Mapping[str, str] = os.environ) -> Terminal:

@@ -109,19 +109,18 @@ def verify(
     # Few exercises leave processors over: their answers are shared out.
     each = max(1, jobs // max(1, len(order)))
     pool = ThreadPoolExecutor(jobs)
+    found = {
+        e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend, each) for e in order
+    }
     try:
-        found = {
-            e.id: pool.submit(verify_one, e, flaky, seed, tasks, step, backend, each) for e in order
-        }
-        return [found[exercise.id].result() for exercise in exercises]
+        try:
+            return [found[e.id].result() for e in exercises]
+        finally:  # Ctrl-C waits for the answers that are being graded, and for no other
+            over.set()
+            pool.shutdown(cancel_futures=True)
     except KeyboardInterrupt:
-        over.set()
-        pool.shutdown(cancel_futures=True)  # waits for the answers that are being graded
-        begun = [found[e.id] for e in exercises if e.id in found and not found[e.id].cancelled()]
+        begun = [found[e.id] for e in exercises if not found[e.id].cancelled()]
         raise Interrupted([future.result() for future in begun]) from None
-    finally:
-        over.set()
-        pool.shutdown(cancel_futures=True)
 
 
 class Interrupted(KeyboardInterrupt):

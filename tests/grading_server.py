@@ -14,6 +14,14 @@ from grader.server import place, start
 PATIENCE = 120.0
 
 
+def wait_for(path: str) -> None:
+    """Wait until a server listens at a socket."""
+    limit = time.monotonic() + PATIENCE
+    while not Path(path).exists():
+        assert time.monotonic() < limit, "the server did not start"
+        time.sleep(0.05)
+
+
 class Server:
     """A server of a course, and `grade` asked of it."""
 

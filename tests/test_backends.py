@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from grader.course import Course
 from grader.model import Attempt, Status
 from grader.runner import KeptWorker
 from grader.server import place, start, warm
-from tests.grading_server import PATIENCE, Server
+from tests.grading_server import Server, wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux")
 
@@ -106,13 +105,6 @@ def copy(root: Path) -> Course:
     """A copy of the fixture course."""
     shutil.copytree(Path(__file__).parent / "course", root)
     return courses.find(root)
-
-
-def wait_for(path: str) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not Path(path).exists():
-        assert time.monotonic() < limit, "the server did not start"
-        time.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)

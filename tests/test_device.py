@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +18,7 @@ from grader.course import Course
 from grader.model import Attempt, Status
 from grader.server import place, start, warm
 from tests.conftest import DEVICES
-from tests.grading_server import PATIENCE, Server
+from tests.grading_server import Server, wait_for
 
 ON_DEVICE = {
     "def test_doubles(self, submission)": "def test_doubles(self, submission, device)",
@@ -112,26 +110,17 @@ def test_an_index_out_of_range_there_is_told_in_words(grade, reference):
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The machine's accelerator, seen by every process that is started."""
-    before = {
-        name: os.environ.get(name)
-        for name in ("XDG_RUNTIME_DIR", "GRADE_NO_SERVER", "CUDA_VISIBLE_DEVICES")
-    }
-    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
-    os.environ.pop("GRADE_NO_SERVER")
-    os.environ.pop("CUDA_VISIBLE_DEVICES")
-    if DEVICES is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = DEVICES
-    script = "from grader import plugin; print(plugin.accelerator() or '')"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        patch.delenv("GRADE_NO_SERVER")
+        patch.delenv("CUDA_VISIBLE_DEVICES")
+        if DEVICES is not None:
+            patch.setenv("CUDA_VISIBLE_DEVICES", DEVICES)
+        script = "from grader import plugin; print(plugin.accelerator() or '')"
+        found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         if not found.stdout.strip():
             pytest.skip("no accelerator here")
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +128,7 @@ def course(devices: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A course whose suite uses the device, with a server."""
     found = course_at(tmp_path_factory.mktemp("device") / "course", ON_DEVICE)
     assert start.in_background(str(found.root))
-    limit = time.monotonic() + PATIENCE
-    while not Path(place.spare_of(str(found.root))).exists():
-        assert time.monotonic() < limit, "the server did not become a keeper of spare processes"
-        time.sleep(0.05)
+    wait_for(place.spare_of(str(found.root)))
     yield found
     start.stop(str(found.root))
 
